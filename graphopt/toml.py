@@ -1,0 +1,50 @@
+"""TOML in and out: the standard library reads it from Python 3.11 on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from graphopt.errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def load_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        RecipeError: no such file, not text, or not TOML (with line and column).
+    """
+    path = Path(path)
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return values
+    except FileNotFoundError as problem:
+        raise RecipeError(f"no such file: {path}") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RecipeError(f"cannot read {path}: {problem}") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise RecipeError(f"{path} is not valid TOML: {problem}") from problem
+
+
+def dump_toml(value: dict[str, Any]) -> str:
+    """Serialize plain values; TOML has no null, so None is left out."""
+    return tomli_w.dumps(_without_none(value))
+
+
+def _without_none(value: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            kept[key] = _without_none(item)
+        elif item is not None:
+            kept[key] = list(item) if isinstance(item, tuple) else item
+    return kept

@@ -1,0 +1,61 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from graphopt.errors import OutputError
+from graphopt.files import atomic_path, dump_json, output_error, sha256, write_bytes
+
+
+def test_writes_and_makes_folders(tmp_path: Path) -> None:
+    path = write_bytes(tmp_path / "a" / "b.bin", b"x")
+    assert path.read_bytes() == b"x"
+    assert [p.name for p in path.parent.iterdir()] == ["b.bin"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_path(path) as beside:
+        beside.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_companions_move_with_the_file(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "m.onnx") as beside:
+        beside.write_bytes(b"m")
+        beside.with_name("m.onnx.data").write_bytes(b"d")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+
+
+def test_full_disk_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="no space left on the disk") as caught,
+        atomic_path(tmp_path / "a"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_no_permission_is_one_line(code: int) -> None:
+    assert "may not write out/x" in str(output_error(Path("out/x"), OSError(code, "denied")))
+
+
+def test_sha256_reads_in_pieces(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 9000
+    (tmp_path / "f").write_bytes(data)
+    assert sha256(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+def test_json_refuses_nan_and_sorts() -> None:
+    assert dump_json({"b": 1, "a": 2}).index('"a"') < dump_json({"b": 1, "a": 2}).index('"b"')
+    with pytest.raises(ValueError, match="JSON"):
+        dump_json({"a": float("nan")})
