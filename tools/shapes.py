@@ -1,0 +1,125 @@
+"""Models of well-known shapes with random weights, for benchmarks: time and memory, not accuracy.
+
+``python tools/shapes.py resnet18.onnx`` writes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 17
+IR_VERSION = 8
+
+
+@dataclass
+class _Builder:
+    """Appends nodes and He-initialized weights."""
+
+    rng: np.random.Generator
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    weights: list[onnx.TensorProto] = field(default_factory=list)
+
+    def weight(self, name: str, shape: tuple[int, ...], std: float) -> str:
+        value = self.rng.normal(0.0, std, shape).astype(np.float32)
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        output = f"{name}_out"
+        self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        return output
+
+    def conv(
+        self, x: str, name: str, channels: tuple[int, int], kernel: int, stride: int, gain: float
+    ) -> str:
+        """Conv with bias, as BatchNorm folded into it leaves behind."""
+        cin, cout = channels
+        std = gain * (2.0 / (cin * kernel * kernel)) ** 0.5
+        weight = self.weight(f"{name}_weight", (cout, cin, kernel, kernel), std)
+        bias = self.weight(f"{name}_bias", (cout,), 0.1)
+        return self.node(
+            "Conv",
+            [x, weight, bias],
+            name,
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[kernel // 2] * 4,
+        )
+
+    def relu(self, x: str, name: str) -> str:
+        return self.node("Relu", [x], name)
+
+    def basic_block(self, x: str, name: str, channels: tuple[int, int], stride: int) -> str:
+        """He et al. 2016, figure 5 left, with a projection where the shape changes."""
+        cin, cout = channels
+        y = self.relu(self.conv(x, f"{name}_conv1", (cin, cout), 3, stride, 1.0), f"{name}_relu1")
+        # The residual branch adds less than it carries, so that the scale stays put with depth.
+        y = self.conv(y, f"{name}_conv2", (cout, cout), 3, 1, 0.5)
+        if stride != 1 or cin != cout:
+            x = self.conv(x, f"{name}_downsample", (cin, cout), 1, stride, 0.7)
+        return self.relu(self.node("Add", [y, x], f"{name}_add"), f"{name}_relu2")
+
+
+def resnet18(seed: int = 0, size: int = 224, batch: int | str = "N") -> onnx.ModelProto:
+    """Return a ResNet-18 (He et al. 2016) with BatchNorm folded and random weights, opset 17.
+
+    Args:
+        seed: of the weights; the same seed gives the same bytes.
+        size: height and width of the input, a multiple of 32.
+        batch: size or name of the batch dimension.
+
+    Returns:
+        A checked model: ``input`` float32 [batch, 3, size, size] -> ``logits`` [batch, 1000].
+    """
+    net = _Builder(np.random.default_rng(seed))
+    x = net.relu(net.conv("input", "stem", (3, 64), 7, 2, 1.0), "stem_relu")
+    x = net.node(
+        "MaxPool", [x], "stem_pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
+    )
+    cin = 64
+    for stage, cout in enumerate((64, 128, 256, 512), start=1):
+        for block in (1, 2):
+            stride = 2 if stage > 1 and block == 1 else 1
+            x = net.basic_block(x, f"layer{stage}_{block}", (cin, cout), stride)
+            cin = cout
+    x = net.node("GlobalAveragePool", [x], "pool")
+    x = net.node("Flatten", [x], "flatten", axis=1)
+    weight = net.weight("fc_weight", (1000, 512), 512**-0.5)
+    bias = net.weight("fc_bias", (1000,), 0.1)
+    net.nodes.append(helper.make_node("Gemm", [x, weight, bias], ["logits"], name="fc", transB=1))
+    graph = helper.make_graph(
+        net.nodes,
+        "resnet18",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 1000])],
+        net.weights,
+    )
+    model = helper.make_model(
+        graph,
+        producer_name="graphopt-tools",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("output", help="where to write the model")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", default="N", help="a number, or a name for a dynamic batch")
+    arguments = parser.parse_args()
+    batch = int(arguments.batch) if arguments.batch.isdigit() else arguments.batch
+    onnx.save(resnet18(arguments.seed, arguments.size, batch), arguments.output)
+
+
+if __name__ == "__main__":
+    main()
