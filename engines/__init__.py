@@ -1,0 +1,119 @@
+"""Engines: what turns an optimized ONNX model into something that runs, and times it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from graphopt.registry import Registry
+
+if TYPE_CHECKING:
+    from graphopt.graph import Array
+    from graphopt.model import Feeds, Model
+    from graphopt.profiles import DeviceProfile, LatencyProfile
+
+__all__ = ["ENGINES", "Artifact", "BuildOptions", "Engine", "Session", "ShapeRange"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """The shapes one dynamic input may take: an optimization profile."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What an engine needs to know besides the model.
+
+    Attributes:
+        shapes: by input name; every input with a dynamic dimension must be there.
+        device: the target.
+        precision: ``"fp32"`` or ``"int8"``: what the graph carries (precision lives in the graph).
+        threads: CPU threads for building or running; None for all.
+        workspace_bytes: scratch memory TensorRT may use at most; None for its own limit.
+        timing_cache: a file in which TensorRT keeps the kernel timings it measured, read and
+            updated: rebuilds then choose the same kernels. Engines that time nothing ignore it.
+        time_limit_s: stop a build that takes longer, in seconds; None for no limit.
+    """
+
+    device: DeviceProfile
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    precision: str = "fp32"
+    threads: int | None = None
+    workspace_bytes: int | None = None
+    timing_cache: Path | None = None
+    time_limit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a build produced: one file, and facts for its sidecar (JSON values only)."""
+
+    path: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """An opened artifact."""
+
+    def run(self, feeds: Feeds, /) -> dict[str, Array]:
+        """Run one batch; return output name -> array."""
+
+    def time(
+        self, feeds: Feeds, /, *, warmup_s: float = 0.2, min_s: float = 1.0, min_runs: int = 30
+    ) -> LatencyProfile:
+        """Time runs of one batch; warm-up runs are dropped, raw samples kept."""
+
+
+class Engine(Protocol):
+    """A runtime that builds, opens and times artifacts."""
+
+    name: ClassVar[str]
+    dialect: ClassVar[str]
+    """The Q/DQ dialect it fuses best: a name in ``graphopt.dialects.DIALECTS``."""
+    suffix: ClassVar[str]
+    """What its artifact's file name ends with: ``".engine"``, ``".ort.onnx"``."""
+
+    def missing(self) -> str | None:
+        """Return what must be installed to *build*, with the command, or None."""
+
+    def cannot_build(self, device: DeviceProfile, precision: str, /) -> str | None:
+        """Return why it cannot build here for that device, with the way out, or None.
+
+        Takes for granted that nothing is :meth:`missing`.
+        """
+
+    def cannot_run(self) -> str | None:
+        """Return why an artifact cannot be run or timed on this machine, or None."""
+
+    def version(self) -> str | None:
+        """Return the version of the runtime, or None where it is not installed."""
+
+    def refuses(self, model: Model, options: BuildOptions, /) -> list[str]:
+        """Return what this runtime's parser says against the model; empty if it takes it."""
+
+    def build(self, model: Model, out: Path, options: BuildOptions, /) -> Artifact:
+        """Build into the file ``out`` (atomically)."""
+
+    def open(self, path: Path, /) -> AbstractContextManager[Session]:
+        """Open an artifact for running."""
+
+
+ENGINES = Registry(
+    kind="engine",
+    table={
+        "tensorrt": "graphopt.engines.tensorrt:TensorRT",
+        "tensorrt-rtx": "graphopt.engines.tensorrt_rtx:TensorRTRTX",
+        "onnxruntime": "graphopt.engines.onnxruntime:OnnxRuntime",
+    },
+    aliases={"trt": "tensorrt", "rtx": "tensorrt-rtx", "ort": "onnxruntime"},
+)
+
+AUTO_ORDER: Sequence[str] = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+"""``--engine auto`` takes the first of these that is installed and can build here."""

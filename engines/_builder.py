@@ -1,0 +1,284 @@
+"""What TensorRT and TensorRT-RTX share: jobs for the worker process, and its answers told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from graphopt.engines import Artifact, BuildOptions, Session
+from graphopt.engines._messages import advice, log_errors, parser_message
+from graphopt.engines._worker import Job, ParserError, Result
+from graphopt.engines.header import identify
+from graphopt.engines.shapes import resolve_shapes, to_json
+from graphopt.errors import (
+    EnvironmentProblem,
+    MissingDependencyError,
+    OutputError,
+    UnsupportedModelError,
+    UsageError,
+)
+from graphopt.files import atomic_path
+from graphopt.graph import QUANTIZE_OPS, is_op
+
+if TYPE_CHECKING:
+    from graphopt.model import Model
+    from graphopt.profiles import DeviceProfile
+
+# The child sees the modules this process sees, wherever either was started.
+_BOOTSTRAP = (
+    "import json, sys; sys.path[:] = json.load(open(sys.argv[2])); "
+    "from graphopt.engines._worker import main, settle; settle(); main(sys.argv[1])"
+)
+_MOST_HINTS = 10
+_SIGKILL = 9  # Windows has no signal.SIGKILL.
+
+
+class Builder:
+    """A TensorRT-like engine; sub-classes say what is installed and what can be targeted."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    module: ClassVar[str]
+    dialect: ClassVar[str] = "tensorrt"
+    suffix: ClassVar[str] = ".engine"
+
+    def missing(self) -> str | None:
+        """Return what must be installed to build, or None."""
+        raise NotImplementedError
+
+    def cannot_build(self, device: DeviceProfile, precision: str, /) -> str | None:
+        """Return why it cannot build here for that device, or None."""
+        raise NotImplementedError
+
+    def version(self) -> str | None:
+        """Return the version installed, or None."""
+        raise NotImplementedError
+
+    def targets(self, device: DeviceProfile, /) -> list[list[int]] | None:
+        """Return the compute capabilities to name to the builder, or None to name none."""
+        raise NotImplementedError
+
+    def cannot_run(self) -> str | None:
+        """Return why an engine cannot be run or timed on this machine, or None."""
+        from graphopt.engines.cuda import missing_cuda
+        from graphopt.engines.select import installed
+        from graphopt.profiles.host import gpus
+
+        if not gpus():
+            return f"no NVIDIA GPU here: {self.title} engines run on the GPU they are built for"
+        if not installed(self.module):
+            return self.missing()
+        return missing_cuda()
+
+    def refuses(self, model: Model, options: BuildOptions, /) -> list[str]:
+        """Parse the model, without building; return a line for each thing refused.
+
+        Raises:
+            MissingDependencyError: the runtime is not installed.
+            EnvironmentProblem: its libraries cannot be loaded.
+        """
+        self._require()
+        result, log = self._run(model, options, engine=None, shapes={})
+        if result["outcome"] == "ok":
+            return []
+        if result["outcome"] == "refused":
+            lines = [_error_line(error, model) for error in result["errors"]]
+            return lines or ["the parser stopped without saying why"]
+        raise self._failure(result, log, "parse")
+
+    def build(self, model: Model, out: Path, options: BuildOptions, /) -> Artifact:
+        """Build the engine into ``out``.
+
+        Raises:
+            MissingDependencyError: the runtime is not installed.
+            EnvironmentProblem: it cannot build for the device here, or was stopped.
+            UnsupportedModelError: it refuses the model.
+            UsageError: the shapes do not fit the model.
+            OutputError: ``out`` cannot be written.
+        """
+        self._require()
+        shapes = to_json(resolve_shapes(model, options.shapes))
+        precision = "int8" if _is_quantized(model) else options.precision
+        reason = self.cannot_build(options.device, precision)
+        if reason:
+            raise EnvironmentProblem(reason)
+        with atomic_path(out) as beside:
+            result, log = self._run(model, options, engine=beside, shapes=shapes)
+            if result["outcome"] == "output" and result.get("errno"):
+                raise OSError(result["errno"], os.strerror(result["errno"]))
+            if result["outcome"] != "ok":
+                raise self._failure(result, log, "build", model)
+            header = identify(beside)
+            if header.kind != self.name:
+                raise EnvironmentProblem(f"{self.title} wrote an engine of {header.kind}")
+        targets = self.targets(options.device)
+        facts: dict[str, Any] = {
+            "runtime": self.name,
+            "runtime_version": result["version"],
+            "device": options.device.name,
+            "precision": precision,
+            "shapes": shapes,
+            "compute_capabilities": [f"{a}.{b}" for a, b in targets] if targets else None,
+            **result["facts"],
+        }
+        return Artifact(Path(out), facts)
+
+    def open(self, path: Path, /) -> AbstractContextManager[Session]:
+        """Open an engine on this machine's GPU.
+
+        Raises:
+            EnvironmentProblem: there is no GPU or no CUDA package, or the engine is for another
+                GPU or version.
+            ModelFormatError: it is no engine.
+        """
+        header = identify(path)
+        if header.kind != self.name:
+            raise UsageError(f"{path} is an engine of {header.kind}, not of {self.name}")
+        reason = self.cannot_run()
+        if reason:
+            raise EnvironmentProblem(reason)
+        from graphopt.engines._session import open_engine
+
+        return open_engine(self.module, Path(path))
+
+    def _require(self) -> None:
+        reason = self.missing()
+        if reason:
+            raise MissingDependencyError(reason)
+
+    def _run(
+        self,
+        model: Model,
+        options: BuildOptions,
+        *,
+        engine: Path | None,
+        shapes: Mapping[str, Any],
+    ) -> tuple[Result, str]:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+            folder = Path(scratch)
+            cache = options.timing_cache
+            job: Job = {
+                "runtime": self.name,
+                "onnx": str(model.save(folder / "model.onnx")),
+                "engine": None if engine is None else str(engine.absolute()),
+                "result": str(folder / "result.json"),
+                "shapes": dict(shapes),
+                "targets": self.targets(options.device) if engine else None,
+                "quantized": _is_quantized(model),
+                "half": _is_half(model),
+                "workspace_bytes": options.workspace_bytes,
+                "timing_cache": None if cache is None else str(Path(cache).absolute()),
+            }
+            return run_job(job, folder, self.title, options.time_limit_s)
+
+    def _failure(
+        self, result: Result, log: str, verb: str, model: Model | None = None
+    ) -> UnsupportedModelError | EnvironmentProblem | OutputError:
+        if result["outcome"] == "environment":
+            return EnvironmentProblem(
+                f"{self.title} cannot be used: {_one_line(result['message'])}"
+            )
+        if result["outcome"] == "output":
+            return OutputError(f"{self.title} could not write: {_one_line(result['message'])}")
+        if result["outcome"] == "refused" and model is not None:
+            lines = [_error_line(error, model) for error in result["errors"]]
+        else:
+            lines = log_errors(log)
+        first = lines[0] if lines else _one_line(result.get("message", "it does not say why"))
+        hint = [advice(first)] if advice(first) else []
+        if len(lines) > 1:
+            hint += ["it also says:", *(f"  {line}" for line in lines[1:_MOST_HINTS])]
+        if len(lines) > _MOST_HINTS:
+            hint.append(f"  and {len(lines) - _MOST_HINTS} more")
+        return UnsupportedModelError(
+            f"{self.title} cannot {verb} the model: {first}", hint="\n".join(hint)
+        )
+
+
+def run_job(job: Job, folder: Path, title: str, limit_s: float | None) -> tuple[Result, str]:
+    """Run a job in a process of its own; return its result and its log.
+
+    The process is killed when the time is up, on Ctrl-C, and on any other error here.
+
+    Raises:
+        EnvironmentProblem: the time is up, or the system killed the process.
+        UnsupportedModelError: the process crashed.
+    """
+    job_file, log_file, paths = folder / "job.json", folder / "log.txt", folder / "paths.json"
+    job_file.write_text(json.dumps(job), encoding="utf-8")
+    paths.write_text(json.dumps([str(Path(p or ".").absolute()) for p in sys.path]))
+    command = [sys.executable, "-c", _BOOTSTRAP, str(job_file), str(paths)]
+    with log_file.open("wb") as log:
+        # In the scratch folder, so that a file of the user's named like a module is not imported.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=folder
+        )
+        try:
+            code = process.wait(limit_s)
+        except subprocess.TimeoutExpired as problem:
+            raise EnvironmentProblem(
+                f"{title} was stopped after {limit_s:g} s, the time limit of a build; "
+                "give it more time, or a smaller model"
+            ) from problem
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    text = log_file.read_text(encoding="utf-8", errors="replace")
+    result_file = Path(job["result"])
+    if code == 0 and result_file.is_file():
+        result: Result = json.loads(result_file.read_text(encoding="utf-8"))
+        return result, text
+    raise _crash(code, text, title)
+
+
+def _crash(code: int, log: str, title: str) -> UnsupportedModelError | EnvironmentProblem:
+    if code == -_SIGKILL:
+        return EnvironmentProblem(
+            f"the system killed {title} while it worked: most likely it ran out of memory"
+        )
+    lines = log_errors(log) or [line for line in log.splitlines() if line.strip()][-1:]
+    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
+    said = f": {_one_line(lines[0])}" if lines else ""
+    return UnsupportedModelError(f"{title} {how} on this model{said}")
+
+
+def _error_line(error: ParserError, model: Model) -> str:
+    operator = error["operator"]
+    message = parser_message(error["message"], operator)
+    where = error["node"]
+    nodes = model.graph.nodes
+    index = error["index"]
+    if not where and 0 <= index < len(nodes) and operator in ("", nodes[index].op):
+        # The file's order is the graph's; a node without a name is known by what it writes.
+        node = nodes[index]
+        where = node.name or (node.outputs[0].name if node.outputs else "")
+        operator = operator or node.op
+    if not where:
+        return message if index < 0 else f"node {index} ({operator}): {message}"
+    return f"node '{where}' ({operator}): {message}" if operator else f"node '{where}': {message}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def _is_quantized(model: Model) -> bool:
+    return any(is_op(node, *QUANTIZE_OPS) for node in model.graph.nodes)
+
+
+def _is_half(model: Model) -> bool:
+    return any(
+        isinstance(t.dtype, np.dtype | type) and np.dtype(t.dtype) == np.float16
+        for t in model.graph.tensors().values()
+    )

@@ -1,0 +1,215 @@
+"""An engine on a GPU: the same calls for TensorRT from 8.5 and for TensorRT-RTX.
+
+Latency is the GPU's own time between two events around the launch, without copies: what trtexec
+calls GPU Compute Time. Not run where this was written (no GPU).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt.engines._messages import builder_message
+from graphopt.engines.cuda import Cuda, open_cuda
+from graphopt.engines.feeds import batch_of, check_feeds
+from graphopt.engines.shapes import text
+from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
+from graphopt.profiles.latency import LatencyProfile, environment, sample
+
+if TYPE_CHECKING:
+    from graphopt.graph import Array
+    from graphopt.model import Feeds
+
+
+@contextmanager
+def open_engine(module: str, path: Path) -> Iterator[EngineSession]:
+    """Open an engine with the runtime of this module, ``tensorrt`` or ``tensorrt_rtx``.
+
+    Raises:
+        EnvironmentProblem: the GPU or the runtime cannot be used, or not with this engine.
+    """
+    try:
+        trt = importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as problem:
+        raise EnvironmentProblem(f"{module} cannot be loaded: {problem}") from problem
+    with open_cuda() as cuda:
+        log: list[str] = []
+        logger = collecting_logger(trt, log)
+        runtime = trt.Runtime(logger)
+        trt.init_libnvinfer_plugins(logger, "")
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise EnvironmentProblem(f"{path} cannot be loaded on this machine: {_why(log)}")
+        session = EngineSession(trt, engine, cuda, log)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+def collecting_logger(trt: Any, log: list[str]) -> Any:
+    """Return a logger that keeps errors in ``log`` and prints nothing."""
+    kept = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
+
+    class Collecting(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            # TensorRT requires this very call, not super().
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in kept:
+                log.append(message)
+
+    return Collecting()
+
+
+class EngineSession:
+    """An engine with its execution context, one stream and its buffers."""
+
+    def __init__(self, trt: Any, engine: Any, cuda: Cuda, log: list[str]) -> None:
+        self._trt, self._engine, self._cuda, self._log = trt, engine, cuda, log
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise EnvironmentProblem(f"the engine cannot be run: {_why(log)}")
+        self._stream = cuda.stream()
+        self._buffers: dict[str, tuple[int, int]] = {}
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        is_input = {n: engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names}
+        self._inputs = [n for n in names if is_input[n]]
+        self._outputs = [n for n in names if not is_input[n]]
+        # What TensorRT reads on the host (shape tensors) must stay alive while it does.
+        self._host: dict[str, Array] = {}
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self._cuda.synchronize(self._stream)
+        for address, _ in self._buffers.values():
+            self._cuda.free(address)
+        self._buffers.clear()
+        self._context = None
+
+    def run(self, feeds: Feeds, /) -> dict[str, Array]:
+        """Run one batch; return output name -> array.
+
+        Raises:
+            UsageError: an input is missing, unknown, of the wrong type, or out of the shapes the
+                engine was built for.
+            UnsupportedModelError: an output's shape depends on the data.
+            EnvironmentProblem: the run failed.
+        """
+        results = self._bind(feeds)
+        self._enqueue()
+        for name, array in results.items():
+            self._cuda.to_host(array, self._buffers[name][0], self._stream)
+        self._cuda.synchronize(self._stream)
+        return results
+
+    def time(
+        self, feeds: Feeds, /, *, warmup_s: float = 0.2, min_s: float = 1.0, min_runs: int = 30
+    ) -> LatencyProfile:
+        """Time runs of one batch by CUDA events, without copies, in a CUDA graph where possible."""
+        self._bind(feeds)
+        self._enqueue()  # Some kernels are loaded by the first run, which no graph may hold.
+        self._cuda.synchronize(self._stream)
+        graph = self._cuda.capture(self._stream, self._enqueue)
+        launch: Callable[[], None] = graph or self._enqueue
+        start, stop = self._cuda.event(), self._cuda.event()
+
+        def timed() -> float:
+            self._cuda.record(start, self._stream)
+            launch()
+            self._cuda.record(stop, self._stream)
+            return self._cuda.elapsed_ms(start, stop)
+
+        return sample(
+            timed,
+            batch=batch_of(feeds),
+            warmup_s=warmup_s,
+            min_s=min_s,
+            min_runs=min_runs,
+            environment={**environment(), **self._environment(graph is not None)},
+        )
+
+    def _environment(self, graph: bool) -> dict[str, str]:
+        from graphopt.profiles.host import gpus
+
+        cards = gpus()
+        return {
+            "engine": str(self._trt.__name__),
+            "engine_version": str(self._trt.__version__),
+            "gpu": cards[0].name if cards else "unknown",
+            "driver": cards[0].driver if cards else "unknown",
+            "clock": f"CUDA events ({self._cuda.backend})",
+            "cuda_graph": "yes" if graph else "no",
+        }
+
+    def _bind(self, feeds: Feeds) -> dict[str, Array]:
+        """Set shapes and addresses, copy the inputs; return empty arrays for the outputs."""
+        self._check(feeds)
+        for name in self._inputs:
+            array = np.ascontiguousarray(feeds[name])
+            self._host[name] = array
+            if not self._context.set_input_shape(name, array.shape):
+                raise UsageError(
+                    f"input '{name}': the engine was not built for the shape "
+                    f"{text(array.shape)}{self._built_for(name)}"
+                )
+            on_host = self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST
+            address = array.ctypes.data if on_host else self._reserve(name, array.nbytes)
+            if not on_host:
+                self._cuda.to_device(address, array, self._stream)
+            self._context.set_tensor_address(name, address)
+        results: dict[str, Array] = {}
+        for name in self._outputs:
+            shape = tuple(self._context.get_tensor_shape(name))
+            if any(d < 0 for d in shape):
+                raise UnsupportedModelError(
+                    f"output '{name}': its shape depends on the data, which graphopt cannot run"
+                )
+            results[name] = np.empty(shape, self._dtype(name))
+            self._context.set_tensor_address(name, self._reserve(name, results[name].nbytes))
+        return results
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream):
+            raise EnvironmentProblem(f"the engine failed while it ran: {_why(self._log)}")
+
+    def _reserve(self, name: str, size: int) -> int:
+        address, held = self._buffers.get(name, (0, 0))
+        if held >= size and address:
+            return address
+        if address:
+            self._cuda.synchronize(self._stream)
+            self._cuda.free(address)
+        size = max(size, 1)  # An empty tensor needs an address too.
+        self._buffers[name] = (self._cuda.allocate(size), size)
+        return self._buffers[name][0]
+
+    def _check(self, feeds: Mapping[str, Array]) -> None:
+        inputs = []
+        for name in self._inputs:
+            shape = [d if d >= 0 else None for d in self._engine.get_tensor_shape(name)]
+            inputs.append((name, f"tensor({self._dtype(name).name})", shape))
+        check_feeds(feeds, inputs)
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        kind = self._engine.get_tensor_dtype(name)
+        try:
+            found: np.dtype[Any] = np.dtype(self._trt.nptype(kind))
+            return found
+        except TypeError as problem:
+            raise UnsupportedModelError(f"'{name}' is of {kind}, which NumPy has not") from problem
+
+    def _built_for(self, name: str) -> str:
+        low, _, high = self._engine.get_tensor_profile_shape(name, 0)
+        return f"; it was built for {text(low)} to {text(high)}"
+
+
+def _why(log: list[str]) -> str:
+    return builder_message(log[-1]) if log else "the runtime does not say why"
