@@ -39,7 +39,7 @@ class Registry:
     @property
     def group(self) -> str:
         """The entry-point group through which other distributions add variants."""
-        return f"graphopt.{self.kind}s"
+        return f"graphopt.{self.kind}{'es' if self.kind.endswith('s') else 's'}"
 
     def _plugins(self) -> dict[str, str]:
         return {point.name: point.value for point in entry_points(group=self.group)}
