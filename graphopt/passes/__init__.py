@@ -1,0 +1,19 @@
+"""Passes over the graph: each is one file here and one line in :data:`PASSES`."""
+
+from __future__ import annotations
+
+from graphopt.passes.base import Change, Pass, PassResult, Skip
+from graphopt.registry import Registry
+
+PASSES = Registry(
+    "pass",
+    {
+        "simplify": "graphopt.passes.simplify:Simplify",
+        "fold-batchnorm": "graphopt.passes.fold_batchnorm:FoldBatchNorm",
+        "raise-opset": "graphopt.passes.raise_opset:RaiseOpset",
+        "prune-channels": "graphopt.passes.prune_channels:PruneChannels",
+        "insert-qdq": "graphopt.passes.insert_qdq:InsertQDQ",
+    },
+)
+
+__all__ = ["PASSES", "Change", "Pass", "PassResult", "Skip"]
