@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from graphopt.model import Feeds
 from graphopt.data.preprocess import Preprocess
+from graphopt.model import Feeds
 
 F32 = np.dtype(np.float32)
 IMAGE = {"image": (F32, ("N", 3, 4, 6))}

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.data import Dataset, open_data, synthetic
+from graphopt.data.preprocess import load_preprocess
 from graphopt.errors import DataError, UnsupportedModelError, UsageError
 from graphopt.files import dump_json
 from graphopt.model import Feeds, Model
-from graphopt.data.preprocess import load_preprocess
 from graphopt.verify import Fidelity, Runner, compare, compare_models, evaluate, opened
 
 F32 = np.dtype(np.float32)
