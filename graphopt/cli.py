@@ -1,0 +1,247 @@
+"""The command line: one function per verb, no logic."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+import graphopt
+from graphopt.console import Console
+from graphopt.errors import GraphoptError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+class Group(click.Group):
+    """Keeps verbs in the order a user meets them, and suggests the nearest for a typing error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the verbs as they were defined."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb, or say which one may have been meant."""
+        from graphopt.registry import did_you_mean
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as problem:
+            hint = did_you_mean(args[0], self.commands) if args else ""
+            raise click.UsageError(f"{problem.format_message()}{hint}", ctx) from problem
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Stack option decorators so that they read in order."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+OUTPUT = options(
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    click.option("-v", "--verbose", is_flag=True, help="Say every change and refusal."),
+    click.option("-q", "--quiet", is_flag=True, help="Warnings and results only."),
+)
+DATA = options(
+    click.option("--data", metavar="SPEC", help="Image folder, .npz/.npy, or file.py:function."),
+    click.option(
+        "--preprocess", metavar="NAME|FILE", help="cifar, imagenet or a TOML file; for images."
+    ),
+    click.option("--samples", type=int, metavar="N", help="Samples at most.  [512]"),
+    click.option("--seed", type=int, metavar="N", help="Chooses which samples.  [0]"),
+)
+SHAPES = options(
+    click.option("--min-shapes", multiple=True, metavar="IN:1x3x…", help="Least input shape."),
+    click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Shape to tune for."),
+    click.option("--max-shapes", multiple=True, metavar="IN:32x3x…", help="Greatest input shape."),
+)
+COMPRESS = options(
+    click.option("--int8", is_flag=True, help="Quantize to INT8; needs --data."),
+    click.option("--prune", type=float, metavar="RATIO", help="Share of channels to remove."),
+    DATA,
+    click.option("--eval", "eval_spec", metavar="SPEC", help="Samples to measure fidelity on."),
+    click.option("--calibrator", metavar="NAME", help="entropy, minmax or percentile.  [entropy]"),
+    click.option("--engine", metavar="NAME", help="auto, tensorrt, tensorrt-rtx, onnxruntime."),
+    click.option("--device", metavar="NAME|FILE", help="The target; see graphopt devices.  [host]"),
+    SHAPES,
+    click.option("--importance", metavar="NAME", help="l2 or l1.  [l2]"),
+    click.option("--align", type=int, metavar="N", help="Pruned widths divide by N.  [device's]"),
+    click.option("--keep", multiple=True, metavar="PATTERN", help="Never prune these; repeatable."),
+    click.option(
+        "--exclude-nodes",
+        multiple=True,
+        metavar="PATTERN",
+        help="Node names or op types to leave in fp32; repeatable.",
+    ),
+    click.option("--recipe", type=FILE, metavar="FILE.toml", help="Options from a file."),
+    click.option("--max-drop", type=float, metavar="X", help="Fail past X points of accuracy."),
+    click.option("--synthetic", is_flag=True, help="Calibrate on random data: latency only."),
+    click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
+    click.option("-o", "--output", type=FILE, metavar="DIR", help="Folder for the results."),
+    click.option("--force", is_flag=True, help="Write into a folder that exists."),
+    OUTPUT,
+)
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Prune, quantize and verify ONNX models and build TensorRT engines.\n\n\b\n"
+    "graphopt build model.onnx --int8 --prune 0.3 --data images/ --preprocess imagenet",
+)
+@click.version_option(graphopt.__version__, prog_name="graphopt")
+def cli() -> None:
+    """Hold the verbs."""
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@COMPRESS
+def build(model: Path, **flags: Any) -> None:
+    """Compress MODEL and build an engine."""
+    from graphopt.verbs import run_build
+
+    run_build(model, flags, console(flags), engine=True)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@COMPRESS
+def optimize(model: Path, **flags: Any) -> None:
+    """Compress MODEL; stop at the optimized ONNX, no engine."""
+    from graphopt.verbs import run_build
+
+    run_build(model, flags, console(flags), engine=False)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@DATA
+@click.option("--calibrator", metavar="NAME", default="entropy", help="The method.  [entropy]")
+@click.option("--trt-cache", type=FILE, metavar="FILE", help="Write TensorRT's cache too.")
+@click.option(
+    "--trt-version", metavar="X.Y.Z", default="8.5.2", help="Version the cache is for.  [8.5.2]"
+)
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="[calibration.json]")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@OUTPUT
+def calibrate(model: Path, **flags: Any) -> None:
+    """Measure the ranges of MODEL's tensors, as MODEL stands."""
+    from graphopt.verbs import run_calibrate
+
+    run_calibrate(model, flags, console(flags))
+
+
+@cli.command()
+@click.argument("file", type=FILE)
+@click.option("--device", metavar="NAME|FILE", default="host", help="The target.  [host]")
+@SHAPES
+@OUTPUT
+def inspect(file: Path, **flags: Any) -> None:
+    """Say what an ONNX model or an engine is made of."""
+    from graphopt.verbs import run_inspect
+
+    run_inspect(file, flags, console(flags))
+
+
+@cli.command()
+@click.argument("reference", type=FILE, metavar="A")
+@click.argument("candidate", type=FILE, metavar="B")
+@DATA
+@click.option("--max-drop", type=float, metavar="X", help="Fail past X points of accuracy.")
+@OUTPUT
+def compare(reference: Path, candidate: Path, **flags: Any) -> None:
+    """Measure the fidelity of B against A on the same samples."""
+    from graphopt.verbs import run_compare
+
+    run_compare(reference, candidate, flags, console(flags))
+
+
+@cli.command()
+@click.argument("file", type=FILE)
+@DATA
+@click.option("--batch", type=int, metavar="N", help="Batch size.  [1]")
+@click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Input shapes.")
+@click.option("--warm-up", type=float, default=200, metavar="MS", help="Dropped.  [200]")
+@click.option("--duration", type=float, default=3, metavar="S", help="At least.  [3]")
+@click.option("--iterations", type=int, default=10, metavar="N", help="At least.  [10]")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Save raw samples as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@OUTPUT
+def profile(file: Path, **flags: Any) -> None:
+    """Time FILE on this machine: latency and throughput."""
+    from graphopt.verbs import run_profile
+
+    run_profile(file, flags, console(flags))
+
+
+@cli.command()
+@OUTPUT
+def devices(**flags: Any) -> None:
+    """List the devices that are known."""
+    from graphopt.verbs import run_devices
+
+    run_devices(console(flags))
+
+
+@cli.command()
+@OUTPUT
+def engines(**flags: Any) -> None:
+    """List the engines, and which can be used here."""
+    from graphopt.verbs import run_engines
+
+    run_engines(console(flags))
+
+
+@cli.command()
+@OUTPUT
+def doctor(**flags: Any) -> None:
+    """Say what is installed, what is missing, and how to get it."""
+    from graphopt.verbs import run_doctor
+
+    run_doctor(console(flags))
+
+
+def console(flags: dict[str, Any]) -> Console:
+    """Make the console the output flags ask for."""
+    verbosity = -1 if flags.pop("quiet") else 0
+    verbosity = 1 if flags.pop("verbose") else verbosity
+    return Console(verbosity=verbosity, json=bool(flags.pop("as_json")))
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line; end with the exit code of the error, if there is one."""
+    try:
+        cli.main(args=argv, prog_name="graphopt", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(_tell("interrupted; nothing was written", code=130))
+    except click.ClickException as problem:
+        usage = isinstance(problem, click.UsageError) and problem.ctx is not None
+        hint = f"try '{problem.ctx.command_path} --help'" if usage else ""  # type: ignore[attr-defined]
+        sys.exit(_tell(problem.format_message(), hint, code=2))
+    except GraphoptError as problem:
+        sys.exit(_tell(str(problem), problem.hint, code=problem.exit_code))
+    except MemoryError:
+        sys.exit(_tell("out of memory: use fewer or smaller samples, or a smaller batch", code=4))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _tell(message: str, hint: str = "", *, code: int) -> int:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(hint, err=True)
+    return code

@@ -1,0 +1,195 @@
+"""Looking at one file: what a model is made of and what can be done with it; what an engine is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.channels import analyze
+from graphopt.console import Console
+from graphopt.cost import cost
+from graphopt.engines import ENGINES, BuildOptions, ShapeRange
+from graphopt.engines.header import identify
+from graphopt.engines.sidecar import check_sidecar, read_sidecar, sidecar_path
+from graphopt.errors import GraphoptError, UnsupportedModelError
+from graphopt.files import dump_json, sha256
+from graphopt.graph import QUANTIZE_OPS, is_op, is_standard, walk
+from graphopt.model import Model
+from graphopt.optimize import optimize
+from graphopt.passes.insert_qdq import InsertQDQ
+from graphopt.profiles import load_device
+from graphopt.quantize import placeholder_table, wanted_tensors
+from graphopt.recipe import Recipe
+from graphopt.report import Report, human
+
+
+def inspect_engine(path: Path, ui: Console) -> None:
+    """Print an engine's runtime, version and sidecar."""
+    header = identify(path)
+    side = read_sidecar(path) if sidecar_path(path).exists() else None
+    value: dict[str, Any] = {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "runtime": header.kind,
+        "runtime_version": header.version,
+        "sidecar": side,
+        "problems": check_sidecar(path),
+    }
+    if ui.json:
+        ui.raw(dump_json(value))
+        return
+    ui.result(
+        f"{path.name}: {header.kind} engine, version {header.version or 'unknown'}, "
+        f"{human(value['bytes'], 'bytes')}"
+    )
+    if side is None:
+        ui.result(f"no sidecar ({sidecar_path(path).name}): where it came from is not known")
+        return
+    for problem in value["problems"]:
+        ui.warn(problem)
+    for key, item in side.items():
+        if item not in (None, {}, ""):
+            ui.result(f"  {key}: {item}")
+
+
+def inspect_model(
+    path: Path, device_name: str, shapes: Mapping[str, Mapping[str, Any]], ui: Console
+) -> None:
+    """Print what a model is, what can be pruned and quantized, and what TensorRT says of it."""
+    model = Model.load(path)
+    device = load_device(device_name)
+    opt = {name: tuple(s["opt"]) for name, s in shapes.items()}
+    value = _facts(path, model, opt)
+    quiet = Console(verbosity=-1)
+    recipe = Recipe.from_dict({"quantize": {"int8": not value["quantized"]}})
+    folded = model
+    try:
+        folded = optimize(model, recipe, 1, Report(), quiet).model
+    except UnsupportedModelError as problem:
+        value["cannot_optimize"] = str(problem)
+    groups = analyze(folded)
+    value["groups"] = [{"name": g.name, "width": g.width} for g in groups.groups]
+    value["frozen"] = [
+        {"name": g.name, "width": g.width, "reasons": list(g.reasons)} for g in groups.frozen
+    ]
+    value["quantizable"], value["left_in_fp32"] = _quantizable(folded, value["quantized"])
+    value["tensorrt_refuses"] = _refused(folded, BuildOptions(device, _ranges(folded, shapes)))
+    if ui.json:
+        ui.raw(dump_json(value))
+    else:
+        _print(value, ui)
+
+
+def _facts(path: Path, model: Model, opt: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    total = cost(model, opt)
+    tensors = [*model.graph.inputs, *model.graph.outputs]
+    spelled = {t.name: f"{t.dtype} {_dims(t.shape)}" for t in tensors}
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "digest": model.digest(),
+        "opset": model.opset,
+        "ir_version": model.graph.ir_version,
+        "producer": " ".join(
+            filter(None, [model.graph.producer_name, model.graph.producer_version])
+        ),
+        "inputs": {t.name: spelled[t.name] for t in model.graph.inputs},
+        "outputs": {t.name: spelled[t.name] for t in model.graph.outputs},
+        "parameters": total.parameters,
+        "macs": total.macs,
+        "macs_unknown": list(total.unknown),
+        "ops": dict(sorted(Counter(n.op for n in walk(model.graph)).items())),
+        "custom_ops": sorted(
+            {f"{n.domain}:{n.op}" for n in walk(model.graph) if not is_standard(n)}
+        ),
+        "quantized": any(is_op(n, *QUANTIZE_OPS) for n in model.graph.nodes),
+    }
+
+
+def _quantizable(model: Model, quantized: bool) -> tuple[dict[str, int], list[dict[str, str]]]:
+    if quantized:
+        return {}, []
+    table = placeholder_table(model, wanted_tensors(model, ()))
+    try:
+        result = InsertQDQ(dialect="tensorrt", table=table)(model)
+    except GraphoptError as problem:
+        return {}, [{"where": "model", "reason": str(problem)}]
+    ops = {n.name: n.op for n in model.graph.nodes}
+    counts = Counter(ops.get(c.where, "?") for c in result.changes if c.kind == "quantized")
+    return dict(sorted(counts.items())), [
+        {"where": s.where, "reason": s.reason} for s in result.skipped
+    ]
+
+
+def _ranges(model: Model, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, ShapeRange]:
+    ranges = {}
+    for name, (_, shape) in model.inputs().items():
+        if name in shapes:
+            s = shapes[name]
+            ranges[name] = ShapeRange(tuple(s["min"]), tuple(s["opt"]), tuple(s["max"]))
+        elif not all(isinstance(d, int) for d in shape):
+            one = tuple(d if isinstance(d, int) else 1 for d in shape)
+            ranges[name] = ShapeRange(one, one, one)
+    return ranges
+
+
+def _refused(model: Model, options: BuildOptions) -> dict[str, Any]:
+    for name in ("tensorrt", "tensorrt-rtx"):
+        engine = ENGINES.load(name)()
+        if engine.missing() is None:
+            return {"checked_with": name, "errors": engine.refuses(model, options)}
+    return {"checked_with": None, "errors": [], "missing": 'pip install "graphopt[rtx]"'}
+
+
+def _dims(shape: Any) -> str:
+    return "x".join("?" if d is None else str(d) for d in shape) if shape is not None else "?"
+
+
+def _print(value: Mapping[str, Any], ui: Console) -> None:
+    by = f", by {value['producer']}" if value["producer"] else ""
+    ui.result(
+        f"{value['file']}: opset {value['opset']}, IR {value['ir_version']}{by}, "
+        f"{human(value['bytes'], 'bytes')}"
+    )
+    for kind in ("inputs", "outputs"):
+        for name, spelled in value[kind].items():
+            ui.result(f"  {kind[:-1]} {name}: {spelled}")
+    ui.result(
+        f"  parameters {human(value['parameters'], '')}, MACs {human(value['macs'], '')}"
+        + (
+            f" ({len(value['macs_unknown'])} nodes of unknown shape)"
+            if value["macs_unknown"]
+            else ""
+        )
+    )
+    ui.result("  ops: " + ", ".join(f"{n} {op}" for op, n in value["ops"].items()))
+    if value["custom_ops"]:
+        ui.result("  custom ops, left as they are: " + ", ".join(value["custom_ops"]))
+    if "cannot_optimize" in value:
+        ui.result(f"  cannot be optimized: {value['cannot_optimize']}")
+    rows = [[g["name"], str(g["width"]), ""] for g in value["groups"]]
+    rows += [[g["name"], str(g["width"]), "; ".join(g["reasons"])] for g in value["frozen"]]
+    ui.table(
+        f"channel groups: {len(value['groups'])} can be pruned, {len(value['frozen'])} frozen",
+        ["group", "width", "frozen by"],
+        rows,
+    )
+    if value["quantized"]:
+        ui.result("quantized already: carries Q/DQ")
+    else:
+        counts = ", ".join(f"{n} {op}" for op, n in value["quantizable"].items()) or "nothing"
+        ui.result(f"INT8 would quantize: {counts}")
+        for left in value["left_in_fp32"]:
+            ui.result(f"  fp32 {left['where']}: {left['reason']}")
+    refused = value["tensorrt_refuses"]
+    if refused["checked_with"] is None:
+        ui.result(f"TensorRT's parser was not asked: {refused['missing']}")
+    elif refused["errors"]:
+        ui.result(f"{refused['checked_with']} refuses it, simplified:")
+        for error in refused["errors"]:
+            ui.result(f"  {error}")
+    else:
+        ui.result(f"{refused['checked_with']} parses it, simplified")

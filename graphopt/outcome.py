@@ -1,0 +1,173 @@
+"""What the result is worth: the metrics of the report and the verdict of the gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from graphopt.calibrators import CalibrationTable
+from graphopt.console import Console
+from graphopt.cost import cost, stored_bytes
+from graphopt.errors import UnsupportedModelError
+from graphopt.measure import fidelity, latencies
+from graphopt.model import Model
+from graphopt.optimize import Optimized
+from graphopt.prepare import BuildPlan
+from graphopt.quantize import qdq_pass
+from graphopt.report import Metric, Report
+from graphopt.verify import Fidelity
+
+CPU_DIALECT = "onnxruntime"
+
+
+class Outcome:
+    """Measures a finished build.
+
+    Args:
+        plan: what was asked for.
+        done: the fp32 models.
+        table: the calibration table, or None.
+        quantized: the INT8 model in the engine's dialect, or None.
+    """
+
+    def __init__(
+        self,
+        plan: BuildPlan,
+        done: Optimized,
+        table: CalibrationTable | None,
+        quantized: Model | None,
+    ) -> None:
+        self.plan, self.done, self.table, self.quantized = plan, done, table, quantized
+        self.fidelity: dict[str, Fidelity] = {}
+
+    @property
+    def last(self) -> str:
+        """The column of the model that ships: ``"fp32"`` or ``"int8"``."""
+        return "fp32" if self.quantized is None else "int8"
+
+    def measure(
+        self, files: Mapping[str, Path], engine: Path | None, report: Report, ui: Console
+    ) -> None:
+        """Measure size, parameters, MACs, fidelity and latency, before and after.
+
+        Args:
+            files: column -> the ONNX file whose size is shown there.
+            engine: the artifact that was built, or None.
+            report: takes the figures.
+            ui: shows progress.
+        """
+        self._sizes(files, engine, report)
+        with report.stage("verify"):
+            self._fidelity(report, ui)
+        with report.stage("time"):
+            self._latency(report, ui)
+
+    def _sizes(self, files: Mapping[str, Path], engine: Path | None, report: Report) -> None:
+        source = self.plan.request.model
+        size = {"before": source.stat().st_size, **{n: p.stat().st_size for n, p in files.items()}}
+        weights = {"before": stored_bytes(self.plan.model), "fp32": stored_bytes(self.done.model)}
+        if self.quantized is not None:
+            weights["int8"] = stored_bytes(self.quantized)
+        report.metrics.append(Metric("ONNX size", "bytes", size))
+        report.metrics.append(
+            Metric("weights", "bytes", weights, "as the runtime holds them: quantized ones 1 byte")
+        )
+        if engine is not None:
+            note = f"{engine.name}: weights, and kernels for every GPU it is built for"
+            note = note if self.plan.engine.name == "tensorrt-rtx" else engine.name
+            report.metrics.append(
+                Metric("engine size", "bytes", {self.last: engine.stat().st_size}, note)
+            )
+        opt = {name: s.opt for name, s in self.plan.shapes.items()}
+        before, after = cost(self.plan.model, opt), cost(self.done.model, opt)
+        # Quantizing changes how wide a weight is, not how many there are.
+        for name, a, b in (
+            ("parameters", before.parameters, after.parameters),
+            ("MACs", before.macs, after.macs),
+        ):
+            report.metrics.append(Metric(name, "", {"before": a, "fp32": b, self.last: b}))
+
+    def _fidelity(self, report: Report, ui: Console) -> None:
+        source, data = self.plan.request.model, self.plan.evaluation
+        self.fidelity["fp32"] = fidelity(
+            source, self.done.model, data, ui, exact=False, what="fp32"
+        )
+        if self.quantized is not None:
+            # Q/DQ placed for TensorRT is emulated as written, not fused ONNX Runtime's way.
+            exact = self.plan.engine.dialect != CPU_DIALECT
+            self.fidelity["int8"] = fidelity(
+                source, self.quantized, data, ui, exact=exact, what="int8"
+            )
+        report.fidelity = {
+            "data": data.summary(),
+            "reference": "the model as given",
+            **{name: f.to_json() for name, f in self.fidelity.items()},
+        }
+        note = "on random inputs: no accuracy figure" if data.synthetic else ""
+        accuracy = {n: f.accuracy_b for n, f in self.fidelity.items()}
+        accuracy["before"] = self.fidelity["fp32"].accuracy_a
+        agreement = {n: f.top1_agreement for n, f in self.fidelity.items()}
+        sqnr = {n: f.sqnr_db for n, f in self.fidelity.items()}
+        for name in [n for n, f in self.fidelity.items() if f.total.identical]:
+            report.decide("fidelity", "bit-identical", f"{name}: no output changed")
+            ui.info(f"{name}: every output is bit-identical to the model as given")
+        for name, unit, scale, values in (
+            ("accuracy", "%", 100, accuracy),
+            ("top-1 agreement", "%", 100, agreement),
+            ("SQNR", "dB", 1, sqnr),
+        ):
+            known = {n: scale * v for n, v in values.items() if v is not None and math.isfinite(v)}
+            if known:
+                report.metrics.append(Metric(name, unit, known, note))
+
+    def _latency(self, report: Report, ui: Console) -> None:
+        plan = self.plan
+        candidates: dict[str, Model | Path] = {
+            "before": plan.request.model,
+            "fp32": self.done.model,
+        }
+        note = "this CPU, ONNX Runtime, median"
+        if self.quantized is not None and self.table is not None:
+            candidates["int8"] = self.quantized
+            if plan.engine.dialect != CPU_DIALECT:
+                # What TensorRT fuses is slow on ONNX Runtime: time the CPU's own placement.
+                step = qdq_pass(CPU_DIALECT, self.table, plan.request.recipe.quantize.exclude)
+                candidates["int8"] = step(self.done.model).model
+                note += "; int8 re-placed for the CPU, the engine is not timed here"
+        ui.info("timing on this CPU with ONNX Runtime, interleaved")
+        feeds = next(iter(plan.evaluation.batches(plan.evaluation.batch_size(1))))
+        timed = latencies(candidates, feeds)
+        report.latency = {name: profile.to_json() for name, profile in timed.items()}
+        values = {name: profile.percentile(50) for name, profile in timed.items()}
+        report.metrics.append(Metric("latency", "ms", values, note))
+
+    def gate(self, report: Report) -> str:
+        """Hold the result against ``--max-drop``; return what failed, or an empty string.
+
+        Raises:
+            UnsupportedModelError: there are neither labels nor class scores to judge by.
+        """
+        limit = self.plan.request.recipe.gate.max_drop
+        if limit is None:
+            return ""
+        final = self.fidelity[self.last]
+        drop = final.drop_points()
+        if drop is None:
+            raise UnsupportedModelError(
+                "--max-drop needs labels (sub-folders of --eval) or an output of class scores, "
+                "and this model and data have neither"
+            )
+        metric = "top-1 agreement" if final.accuracy_a is None else "accuracy"
+        failed = drop > limit + 1e-9  # a drop of exactly the limit passes
+        report.gates.append(
+            {
+                "name": "max-drop",
+                "metric": metric,
+                "value": round(drop, 6),
+                "limit": limit,
+                "unit": "points",
+                "status": "fail" if failed else "pass",
+            }
+        )
+        return f"{metric} fell by {drop:.2f} points; --max-drop allows {limit:g}" if failed else ""

@@ -1,0 +1,216 @@
+"""The pipeline: the only module that sees everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from graphopt.calibrators import CalibrationTable
+from graphopt.calibrators.cache import write_cache
+from graphopt.console import Console
+from graphopt.engines.sidecar import write_sidecar
+from graphopt.errors import GateError
+from graphopt.files import sha256, write_text
+from graphopt.model import Model
+from graphopt.optimize import Optimized, optimize
+from graphopt.outcome import Outcome
+from graphopt.output import staged
+from graphopt.prepare import BuildPlan, Request, prepare
+from graphopt.quantize import (
+    activations,
+    calibration_table,
+    placeholder_table,
+    qdq_pass,
+    wanted_tensors,
+)
+from graphopt.report import Report
+from graphopt.runtime import open_session
+
+FP32, INT8, TABLE, CACHE = "model.onnx", "model.int8.onnx", "calibration.json", "calibration.cache"
+ENGINE_STEM = "model"
+
+
+def build(request: Request, ui: Console | None = None) -> Report:
+    """Do the whole job and return the report, which is also written to the output folder.
+
+    Args:
+        request: what to do, and where the results go.
+        ui: where messages go; the terminal by default.
+
+    Raises:
+        GateError: a limit was not met; the files and the report are there all the same.
+        GraphoptError: anything else; then nothing was written.
+    """
+    ui = ui or Console()
+    report = Report(recipe=request.recipe.model_dump(mode="json"), warnings=ui.warnings)
+    with staged(request.out, force=request.force) as folder:
+        plan = prepare(request, report, ui)
+        done = optimize(plan.model, request.recipe, plan.align, report, ui)
+        warn_of_pruning(plan, done, ui)
+        files = _Files(folder, report)
+        onnx = {"fp32": files.save_model("onnx-fp32", FP32, done.model)}
+        if done.plan is not None:
+            files.save_text("prune-plan", "prune-plan.json", done.plan.to_json())
+        table = quantized = None
+        if request.recipe.quantize.int8:
+            table = _calibrate(plan, done.model, report, ui)
+            quantized = _quantize(plan, done.model, table, report, ui)
+            onnx["int8"] = files.save_model("onnx-int8", INT8, quantized)
+            report.add_artifact("calibration-table", table.save(folder / TABLE))
+            report.add_artifact("calibration-cache", write_cache(folder / CACHE, table))
+        files.save_text("recipe", "recipe.toml", request.recipe.to_toml())
+        engine = None
+        if request.build_engine:
+            engine = _build_engine(plan, quantized or done.model, table, folder, report, ui)
+        outcome = Outcome(plan, done, table, quantized)
+        outcome.measure(onnx, engine, report, ui)
+        failure = outcome.gate(report)
+        report.save(folder)
+        if failure:
+            raise GateError(failure)
+    return report
+
+
+def preview(request: Request, ui: Console) -> tuple[Report, Optimized]:
+    """Do all that needs no calibration and writes nothing: ``--dry-run``.
+
+    Raises:
+        GraphoptError: what would stop the build too.
+    """
+    report = Report(recipe=request.recipe.model_dump(mode="json"), warnings=ui.warnings)
+    plan = prepare(request, report, ui)
+    done = optimize(plan.model, request.recipe, plan.align, report, ui)
+    warn_of_pruning(plan, done, ui)
+    if request.recipe.quantize.int8:
+        exclude = request.recipe.quantize.exclude
+        table = placeholder_table(done.model, wanted_tensors(done.model, exclude))
+        _quantize(plan, done.model, table, report, ui)
+    return report, done
+
+
+class _Files:
+    """Saves into the staging folder and lists each file in the report."""
+
+    def __init__(self, folder: Path, report: Report) -> None:
+        self.folder, self.report = folder, report
+
+    def save_model(self, kind: str, name: str, model: Model) -> Path:
+        """Save a model; ONNX Runtime must take the file as it lies there."""
+        path = model.save(self.folder / name)
+        with open_session(path):
+            self.report.add_artifact(kind, path)
+        data = path.with_name(path.name + ".data")
+        if data.exists():
+            self.report.add_artifact(f"{kind}-data", data)
+        return path
+
+    def save_text(self, kind: str, name: str, text: str) -> None:
+        """Save a text file."""
+        self.report.add_artifact(kind, write_text(self.folder / name, text))
+
+
+def warn_of_pruning(plan: BuildPlan, done: Optimized, ui: Console) -> None:
+    """Say what ``--prune`` achieved, and why where it is less than asked."""
+    if done.plan is None or done.groups is None:
+        return
+    ratio = plan.request.recipe.prune.ratio or 0
+    groups = done.plan.groups
+    before, after = sum(g.before for g in groups), sum(g.after for g in groups)
+    if not done.groups.groups:
+        frozen = len(done.groups.frozen)
+        ui.warn(
+            f"--prune {ratio:g} removed nothing: no channel group can be pruned "
+            f"({frozen} are frozen; graphopt inspect says by what)"
+        )
+        return
+    if before == after:
+        ui.warn(
+            f"--prune {ratio:g} removed nothing: every width rounds up to what it was with "
+            f"--align {plan.align}; try --align 1, or a larger ratio"
+        )
+        return
+    ui.info(
+        f"pruned {before} -> {after} channels in {len(groups)} groups "
+        f"({100 * (1 - after / before):.1f} % removed, {100 * ratio:g} % asked)"
+    )
+    stuck = [g.name for g in groups if g.after == g.before]
+    if stuck:
+        ui.warn(
+            f"{len(stuck)} of {len(groups)} groups keep their width, because "
+            f"--align {plan.align} rounds up: {', '.join(stuck[:4])}"
+            + (" …" if len(stuck) > 4 else "")
+        )
+
+
+def _calibrate(plan: BuildPlan, model: Model, report: Report, ui: Console) -> CalibrationTable:
+    if plan.calibration is None:
+        raise ValueError("prepare() gives every INT8 plan calibration data")
+    recipe = plan.request.recipe
+    tensors = wanted_tensors(model, recipe.quantize.exclude)
+    if tensors and plan.device.dla:
+        tensors = activations(model)
+        report.decide("calibrated tensors", str(len(tensors)), "DLA wants a scale for each")
+    with report.stage("calibrate") as stage:
+        table = calibration_table(model, plan.calibration, recipe.quantize.calibrator, tensors, ui)
+        stage.facts = {
+            "calibrator": table.method,
+            "tensors": len(table.ranges),
+            "samples": table.samples,
+        }
+    ui.info(
+        f"calibrate: {len(table.ranges)} tensors, {table.samples} samples, "
+        f"{table.method} ({stage.seconds:.2f} s)"
+    )
+    dead = sorted(name for name, r in table.ranges.items() if r.amax == 0)
+    if dead:
+        ui.warn(f"{len(dead)} tensors are zero on every sample: {', '.join(dead[:4])}")
+    return table
+
+
+def _quantize(
+    plan: BuildPlan, model: Model, table: CalibrationTable, report: Report, ui: Console
+) -> Model:
+    step = qdq_pass(plan.engine.dialect, table, plan.request.recipe.quantize.exclude)
+    with report.stage(step.name) as stage:
+        result = step(model)
+        stage.record(result)
+        stage.facts = {"dialect": plan.engine.dialect}
+    ui.info(
+        f"{step.name}: {result.counts().get('quantized', 0)} operators in the "
+        f"{plan.engine.dialect} dialect; {len(result.skipped)} left in fp32 ({stage.seconds:.2f} s)"
+    )
+    for skip in result.skipped:
+        ui.detail(f"fp32 {skip.where}: {skip.reason}")
+    if not result.changes:
+        ui.warn("--int8 quantized nothing: every operator was left in fp32 (-v says why)")
+    return result.model
+
+
+def _build_engine(
+    plan: BuildPlan,
+    model: Model,
+    table: CalibrationTable | None,
+    folder: Path,
+    report: Report,
+    ui: Console,
+) -> Path:
+    engine = plan.engine
+    with report.stage(f"build-{engine.name}") as stage:
+        artifact = engine.build(model, folder / f"{ENGINE_STEM}{engine.suffix}", plan.options)
+        stage.facts = dict(artifact.facts)
+    preprocess = (plan.calibration or plan.evaluation).preprocess
+    facts: dict[str, Any] = {
+        **artifact.facts,
+        "engine": engine.name,
+        "dialect": None if table is None else engine.dialect,
+        "onnx_sha256": sha256(folder / (FP32 if table is None else INT8)),
+        "calibration_sha256": None if table is None else sha256(folder / TABLE),
+        "recipe_sha256": sha256(folder / "recipe.toml"),
+        "source_digest": report.source["digest"],
+        "preprocessing": None if preprocess is None else preprocess.to_json(),
+        "synthetic": report.synthetic,
+    }
+    report.add_artifact("engine", artifact.path)
+    report.add_artifact("sidecar", write_sidecar(artifact.path, facts))
+    ui.info(f"build-{engine.name}: {artifact.path.name} ({stage.seconds:.2f} s)")
+    return artifact.path

@@ -1,0 +1,264 @@
+"""From a recipe to a plan: every name resolved, everything missing told, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.calibrators import CALIBRATORS
+from graphopt.channels.importance import IMPORTANCES
+from graphopt.console import Console
+from graphopt.data import EXAMPLES, Dataset, Preprocess, load_preprocess, open_data, synthetic
+from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
+from graphopt.engines.select import choose
+from graphopt.errors import DataError, UsageError
+from graphopt.graph import Shape
+from graphopt.model import Model
+from graphopt.profiles import DeviceProfile, load_device
+from graphopt.recipe import Recipe
+from graphopt.registry import did_you_mean
+from graphopt.report import Report
+
+MAX_AUTO_BATCH = 16
+SYNTHETIC_SAMPLES = 64
+
+NO_DATA = f"""calibration needs samples of what the model will see; one of:
+{EXAMPLES}
+  --synthetic                              random data: for latency only, accuracy means nothing"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        model: path of the ONNX file.
+        recipe: every option.
+        out: folder for the results.
+        force: an existing folder may be written into.
+        build_engine: False stops at the optimized ONNX.
+    """
+
+    model: Path
+    recipe: Recipe
+    out: Path
+    force: bool = False
+    build_engine: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """A request with every name resolved.
+
+    Attributes:
+        request: what was asked for.
+        model: the model as given.
+        engine: what builds; its dialect decides where Q/DQ goes.
+        device: the target.
+        calibration: samples to calibrate on, or None.
+        evaluation: samples to measure fidelity on.
+        align: pruned widths are a multiple of this.
+        shapes: input name -> shapes, for every dynamic input.
+    """
+
+    request: Request
+    model: Model
+    engine: Engine
+    device: DeviceProfile
+    calibration: Dataset | None
+    evaluation: Dataset
+    align: int
+    shapes: Mapping[str, ShapeRange]
+
+    @property
+    def precision(self) -> str:
+        """What the result carries."""
+        return "int8" if self.request.recipe.quantize.int8 else "fp32"
+
+    @property
+    def options(self) -> BuildOptions:
+        """What the engine needs to know."""
+        return BuildOptions(device=self.device, shapes=self.shapes, precision=self.precision)
+
+
+def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
+    """Resolve a request, echoing what was decided and what data was read.
+
+    Raises:
+        GraphoptError: anything that would stop the build later, as early as it can be known.
+    """
+    recipe = request.recipe
+    check_names(recipe)
+    device = load_device(recipe.engine.device)
+    engine, reason = _engine(request, device)
+    reason = reason.removeprefix(f"{engine.name}: ")
+    report.decide("engine", engine.name, reason)
+    ui.info(f"engine {engine.name}: {reason}")
+    model = Model.load(request.model)
+    report.source = describe(request.model, model)
+    preprocess = load_preprocess(recipe.data.preprocess) if recipe.data.preprocess else None
+    calibration = _calibration(model, recipe, preprocess, report, ui)
+    evaluation = _evaluation(model, recipe, preprocess, calibration, report, ui)
+    align = recipe.prune.align
+    if align is None and recipe.prune.ratio is not None:
+        precision = "int8" if recipe.quantize.int8 else "fp16"
+        align = device.multiple(precision)
+        report.decide("align", str(align), f"{precision} kernels of {device.name} want it")
+        ui.info(
+            f"align {align}: {precision} kernels of {device.name} want widths that divide by it"
+        )
+    shapes = resolve_shapes(model, recipe, evaluation, report, ui)
+    return BuildPlan(request, model, engine, device, calibration, evaluation, align or 8, shapes)
+
+
+def _engine(request: Request, device: DeviceProfile) -> tuple[Engine, str]:
+    """Choose what builds; where nothing is built, what the Q/DQ is placed for."""
+    name = request.recipe.engine.name
+    if request.build_engine or (name == "auto" and device.sm is None):
+        return choose(name, device, precision="int8" if request.recipe.quantize.int8 else "fp32")
+    if name != "auto":
+        return ENGINES.load(name)(), "asked for; nothing is built, Q/DQ is placed for it"
+    return ENGINES.load("tensorrt")(), f"{device.name} is an NVIDIA GPU; nothing is built"
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse unknown names and contradictions before anything is read.
+
+    Raises:
+        UsageError: one line with what is known.
+    """
+    CALIBRATORS.canonical(recipe.quantize.calibrator)
+    IMPORTANCES.canonical(recipe.prune.importance)
+    if recipe.quantize.int8 and not recipe.data.calibration and not recipe.data.synthetic:
+        raise DataError("--int8 needs --data", hint=NO_DATA)
+    if recipe.data.synthetic and recipe.data.calibration:
+        raise UsageError("--synthetic makes data up and --data names real data: choose one")
+    if recipe.data.synthetic and recipe.gate.max_drop is not None:
+        raise UsageError("--max-drop means nothing on made-up data: leave --synthetic out")
+    if recipe.gate.max_drop is not None and not (recipe.data.evaluation or recipe.data.calibration):
+        raise UsageError("--max-drop needs samples to measure on: give --eval or --data")
+
+
+def describe(path: Path, model: Model) -> dict[str, object]:
+    """Return what identifies the model as given."""
+    return {
+        "name": path.name,
+        "bytes": path.stat().st_size,
+        "digest": model.digest(),
+        "opset": model.opset,
+        "inputs": {n: [str(d), list(s)] for n, (d, s) in model.inputs().items()},
+        "outputs": [t.name for t in model.graph.outputs],
+    }
+
+
+def read(
+    spec: str, model: Model, recipe: Recipe, preprocess: Preprocess | None, *, all_of_it: bool
+) -> Dataset:
+    """Open a data SPEC for a model; ``--samples`` limits calibration, never evaluation."""
+    return open_data(
+        spec,
+        model.inputs(),
+        preprocess=preprocess,
+        limit=None if all_of_it else recipe.data.samples,
+        seed=recipe.data.seed,
+    )
+
+
+def _calibration(
+    model: Model, recipe: Recipe, preprocess: Preprocess | None, report: Report, ui: Console
+) -> Dataset | None:
+    if recipe.data.calibration:
+        data = read(recipe.data.calibration, model, recipe, preprocess, all_of_it=False)
+        ui.info(f"calibration data: {data.summary()}")
+        return data
+    if not recipe.quantize.int8:
+        return None
+    report.synthetic = True
+    ui.warn(
+        "SYNTHETIC calibration data: latency is real, accuracy is meaningless; do not ship this"
+    )
+    return _synthetic(model, recipe)
+
+
+def _evaluation(
+    model: Model,
+    recipe: Recipe,
+    preprocess: Preprocess | None,
+    calibration: Dataset | None,
+    report: Report,
+    ui: Console,
+) -> Dataset:
+    if recipe.data.evaluation:
+        data = read(recipe.data.evaluation, model, recipe, preprocess, all_of_it=True)
+        ui.info(f"evaluation data: {data.summary()}")
+        if calibration is not None and calibration.digest == data.digest:
+            ui.warn("--eval is the calibration data: the accuracy shown is optimistic")
+        return data
+    if calibration is not None and not calibration.synthetic:
+        report.decide("evaluation", "calibration data", "no --eval was given")
+        ui.warn("no --eval: fidelity is measured on the calibration data, which is optimistic")
+        return calibration
+    report.decide("evaluation", "random inputs", "no --eval and no --data was given")
+    ui.info("fidelity is measured on random inputs: give --eval for figures that mean something")
+    return calibration or _synthetic(model, recipe)
+
+
+def _synthetic(model: Model, recipe: Recipe) -> Dataset:
+    shapes = {name: s.opt for name, s in recipe.engine.shapes.items()}
+    count = min(recipe.data.samples, SYNTHETIC_SAMPLES)
+    return synthetic(model.inputs(), count, seed=recipe.data.seed, shapes=shapes)
+
+
+def resolve_shapes(
+    model: Model, recipe: Recipe, data: Dataset, report: Report, ui: Console
+) -> dict[str, ShapeRange]:
+    """Give every dynamic input its min, opt and max shapes.
+
+    A dynamic first dimension becomes 1 .. 16 tuned for 1; other open dimensions take the size
+    the data has.
+
+    Raises:
+        UsageError: a named input does not exist, or a given shape contradicts the model.
+    """
+    inputs = model.inputs()
+    for name, given in recipe.engine.shapes.items():
+        if name not in inputs:
+            raise UsageError(
+                f"--opt-shapes names '{name}'{did_you_mean(name, inputs)}; "
+                f"the model's inputs: {', '.join(inputs)}"
+            )
+        _fits(name, inputs[name][1], given.opt)
+    shapes: dict[str, ShapeRange] = {}
+    sample = {name: array.shape[1:] for name, array in next(iter(data.batches(1))).items()}
+    for name, (_, shape) in inputs.items():
+        if name in recipe.engine.shapes:
+            chosen = recipe.engine.shapes[name]
+            shapes[name] = ShapeRange(tuple(chosen.min), tuple(chosen.opt), tuple(chosen.max))
+            continue
+        if all(isinstance(d, int) for d in shape):
+            continue
+        rest = tuple(
+            d if isinstance(d, int) else int(sample[name][i]) for i, d in enumerate(shape[1:])
+        )
+        batch = shape[0]
+        low, high = (batch, batch) if isinstance(batch, int) else (1, MAX_AUTO_BATCH)
+        shapes[name] = ShapeRange((low, *rest), (low, *rest), (high, *rest))
+        spelled = "x".join(str(d) for d in (low, *rest))
+        report.decide(
+            f"shapes of {name}", f"{spelled}, batch up to {high}", "dynamic, none were given"
+        )
+        ui.info(
+            f"input {name}: built for {spelled}, batch {low} to {high}; "
+            "--min-shapes/--opt-shapes/--max-shapes change it"
+        )
+    return shapes
+
+
+def _fits(name: str, declared: Shape, given: tuple[int, ...]) -> None:
+    if len(declared) == len(given) and all(
+        not isinstance(d, int) or d == g for d, g in zip(declared, given, strict=True)
+    ):
+        return
+    want = "x".join(str(d) for d in declared)
+    raise UsageError(f"input '{name}' is {want}, which {'x'.join(map(str, given))} does not fit")

@@ -1,0 +1,201 @@
+"""The recipe: everything a build was asked for, as one value that TOML and the flags both fill.
+
+::
+
+    [prune]                        [data]
+    ratio = 0.3                    calibration = "images/"
+    importance = "l2"              evaluation = "test/"
+    align = 8                      preprocess = "imagenet"
+    keep = ["head*"]               samples = 512
+                                   seed = 0
+    [quantize]
+    int8 = true                    [engine]
+    calibrator = "entropy"         name = "auto"
+    exclude = ["Gemm", "/fc/*"]    device = "t4"
+
+    [gate]                         [engine.shapes.input]
+    max_drop = 0.5                 min = [1, 3, 224, 224]
+                                   opt = [8, 3, 224, 224]
+                                   max = [32, 3, 224, 224]
+
+Flags override the file. The recipe with every default written out is saved beside the outputs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from graphopt.errors import RecipeError, UsageError
+from graphopt.registry import did_you_mean
+from graphopt.toml import dump_toml, load_toml
+
+DEFAULT_SAMPLES = 512
+Dims = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=16)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Prune(_Part):
+    """What to remove: ``ratio`` is the fraction of the channels of every prunable group."""
+
+    ratio: float | None = Field(default=None, gt=0, lt=1)
+    importance: str = "l2"
+    align: int | None = Field(default=None, ge=1, le=1024)
+    keep: tuple[str, ...] = ()
+
+
+class Quantize(_Part):
+    """INT8: ``exclude`` holds patterns over node names and operator types."""
+
+    int8: bool = False
+    calibrator: str = "entropy"
+    exclude: tuple[str, ...] = ()
+
+
+class Data(_Part):
+    """Where samples come from; see docs/data.md for what a SPEC may be."""
+
+    calibration: str | None = None
+    evaluation: str | None = None
+    preprocess: str | None = None
+    samples: int = Field(default=DEFAULT_SAMPLES, ge=1)
+    seed: int = Field(default=0, ge=0)
+    synthetic: bool = False
+
+
+class Shapes(_Part):
+    """The shapes of one dynamic input."""
+
+    min: Dims
+    opt: Dims
+    max: Dims
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Shapes:
+        ranks = {len(self.min), len(self.opt), len(self.max)}
+        if len(ranks) != 1:
+            raise ValueError("min, opt and max must have the same number of dimensions")
+        if any(not a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True)):
+            raise ValueError("every dimension must satisfy min <= opt <= max")
+        return self
+
+
+class Engine(_Part):
+    """What runs the result, and where."""
+
+    name: str = "auto"
+    device: str = "host"
+    shapes: dict[str, Shapes] = Field(default_factory=dict)
+
+
+class Gate(_Part):
+    """Limits; ``max_drop`` in points of top-1 accuracy (of agreement where there are no labels)."""
+
+    max_drop: float | None = Field(default=None, ge=0, le=100)
+
+
+class Recipe(_Part):
+    """Everything a build was asked for, apart from the model and the output folder."""
+
+    prune: Prune = Prune()
+    quantize: Quantize = Quantize()
+    data: Data = Data()
+    engine: Engine = Engine()
+    gate: Gate = Gate()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "the recipe") -> Recipe:
+        """Check plain values.
+
+        Raises:
+            RecipeError: all that is wrong, in one line; unknown keys with "did you mean".
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as problem:
+            told = "; ".join(_tell(error) for error in problem.errors())
+            raise RecipeError(f"{where}: {told}") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a TOML recipe.
+
+        Raises:
+            RecipeError: the file is missing, is not TOML, or asks for something unknown.
+        """
+        return cls.from_dict(load_toml(path), where=str(Path(path)))
+
+    def override(self, changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
+        """Return a recipe with flags laid over it: ``{"prune": {"ratio": 0.3}}``; None is unset."""
+        values = self.model_dump()
+        for part, items in changes.items():
+            values[part].update({k: v for k, v in items.items() if v is not None})
+        return type(self).from_dict(values, where="the options")
+
+    def to_toml(self) -> str:
+        """Return the recipe with every default written out."""
+        return dump_toml(self.model_dump(mode="json"))
+
+
+def _tell(error: Any) -> str:
+    path = [str(p) for p in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{did_you_mean(path[-1], _known(path[:-1]))}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"'{key}': {message[:1].lower()}{message[1:]} (got {error['input']!r})"
+
+
+def _known(path: list[str]) -> list[str]:
+    part: Any = Recipe
+    for name in path:
+        field = part.model_fields.get(name) if hasattr(part, "model_fields") else None
+        part = field.annotation if field is not None else Shapes
+    return list(getattr(part, "model_fields", {}))
+
+
+def parse_shapes(
+    minimum: tuple[str, ...], optimum: tuple[str, ...], maximum: tuple[str, ...]
+) -> dict[str, dict[str, Any]] | None:
+    """Turn ``--min-shapes in:1x3x224x224,…`` and its two sisters into the recipe's form.
+
+    As with trtexec, a missing one is taken from ``opt``; ``opt`` from ``max``, then ``min``.
+
+    Raises:
+        UsageError: a spec is not of the form ``name:1x3x224x224``.
+    """
+    given = [
+        _parse_one(flag, specs)
+        for flag, specs in (
+            ("--min-shapes", minimum),
+            ("--opt-shapes", optimum),
+            ("--max-shapes", maximum),
+        )
+    ]
+    names = sorted(set().union(*given))
+    shapes: dict[str, dict[str, Any]] = {}
+    for name in names:
+        low, mid, high = (part.get(name) for part in given)
+        mid = mid or high or low
+        shapes[name] = {"min": low or mid, "opt": mid, "max": high or mid}
+    return shapes or None
+
+
+def _parse_one(flag: str, specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    parsed: dict[str, tuple[int, ...]] = {}
+    for spec in (piece for text in specs for piece in text.split(",")):
+        name, _, dims = spec.rpartition(":")
+        try:
+            parsed[name] = tuple(int(d) for d in dims.split("x"))
+        except ValueError:
+            parsed.pop(name, None)
+        if not name or name not in parsed:
+            raise UsageError(f"{flag} '{spec}' is not of the form input:1x3x224x224")
+    return parsed

@@ -1,0 +1,310 @@
+"""What each verb of the command line does: turn flags into values, run, print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from graphopt.console import Console
+from graphopt.errors import DataError, GateError, OutputExistsError, UsageError
+from graphopt.files import dump_json, write_text
+from graphopt.recipe import DEFAULT_SAMPLES, Recipe, parse_shapes
+
+
+def recipe_of(flags: Mapping[str, Any]) -> Recipe:
+    """Lay the flags over the recipe file, or over the defaults."""
+    base = Recipe.load(flags["recipe"]) if flags["recipe"] else Recipe()
+    shapes = parse_shapes(flags["min_shapes"], flags["opt_shapes"], flags["max_shapes"])
+    return base.override(
+        {
+            "prune": {
+                "ratio": flags["prune"],
+                "importance": flags["importance"],
+                "align": flags["align"],
+                "keep": flags["keep"] or None,
+            },
+            "quantize": {
+                "int8": flags["int8"] or None,
+                "calibrator": flags["calibrator"],
+                "exclude": flags["exclude_nodes"] or None,
+            },
+            "data": {
+                "calibration": flags["data"],
+                "evaluation": flags["eval_spec"],
+                "preprocess": flags["preprocess"],
+                "samples": flags["samples"],
+                "seed": flags["seed"],
+                "synthetic": flags["synthetic"] or None,
+            },
+            "engine": {"name": flags["engine"], "device": flags["device"], "shapes": shapes},
+            "gate": {"max_drop": flags["max_drop"]},
+        }
+    )
+
+
+def run_build(model: Path, flags: dict[str, Any], ui: Console, *, engine: bool) -> None:
+    """``graphopt build`` and ``graphopt optimize``."""
+    from graphopt.pipeline import build, preview
+    from graphopt.prepare import Request
+
+    out = flags["output"] or Path(f"{model.stem}-graphopt")
+    request = Request(model, recipe_of(flags), out, flags["force"], build_engine=engine)
+    if flags["dry_run"]:
+        _show_preview(*preview(request, ui), ui)
+        return
+    failure: GateError | None = None
+    try:
+        report = build(request, ui).to_json()
+    except GateError as problem:
+        failure, report = problem, json.loads((out / "report.json").read_text(encoding="utf-8"))
+    if ui.json:
+        ui.raw(dump_json(report))
+    else:
+        _show_report(report, out, ui)
+    if failure is not None:
+        raise failure
+
+
+def _show_report(report: Mapping[str, Any], out: Path, ui: Console) -> None:
+    from graphopt.report import Metric, summary_rows
+
+    metrics = [Metric(m["name"], m["unit"], m["values"], m["note"]) for m in report["metrics"]]
+    columns = ["before", "fp32"] + (["int8"] if any("int8" in m.values for m in metrics) else [])
+    ui.table("", ["", *columns, "change"], summary_rows(metrics, columns))
+    for note in dict.fromkeys(f"{m.name}: {m.note}" for m in metrics if m.note):
+        ui.result(f"  {note}")
+    if report["synthetic"]:
+        ui.result("  SYNTHETIC calibration data: accuracy means nothing, do not ship this")
+    for gate in report["gates"]:
+        ui.result(
+            f"  gate {gate['name']}: {gate['status']} "
+            f"({gate['metric']} fell {gate['value']:.2f} points, limit {gate['limit']:g})"
+        )
+    ui.result(f"wrote {out}/: {', '.join(a['path'] for a in report['artifacts'])}, report.json")
+
+
+def _show_preview(report: Any, done: Any, ui: Console) -> None:
+    if ui.json:
+        value = report.to_json()
+        value["prune_plan"] = json.loads(done.plan.to_json()) if done.plan else None
+        ui.raw(dump_json(value))
+        return
+    for decision in report.decisions:
+        ui.result(f"{decision['what']}: {decision['value']} ({decision['reason']})")
+    if done.plan is not None:
+        rows = [[g.name, str(g.before), str(g.asked), str(g.after)] for g in done.plan.groups]
+        ui.table("channels", ["group", "now", "asked", "kept"], rows)
+    for stage in report.stages:
+        for refusal in stage.skipped:
+            ui.result(f"{stage.name} leaves {refusal['where']}: {refusal['reason']}")
+    ui.result("dry run: nothing was written")
+
+
+def run_calibrate(model_path: Path, flags: dict[str, Any], ui: Console) -> None:
+    """``graphopt calibrate``."""
+    from graphopt.calibrators.cache import parse_version, write_cache
+    from graphopt.model import Model
+    from graphopt.prepare import NO_DATA
+    from graphopt.quantize import activations, calibration_table, wanted_tensors
+
+    if not flags["data"]:
+        raise DataError("calibrate needs --data", hint=NO_DATA)
+    version = parse_version(flags["trt_version"])
+    out = flags["output"] or Path("calibration.json")
+    for path in (out, flags["trt_cache"]):
+        if path is not None:
+            refuse_overwrite(path, flags["force"])
+    model = Model.load(model_path)
+    data = _open(flags, model)
+    ui.info(f"calibration data: {data.summary()}")
+    # TensorRT's implicit mode and DLA want a scale for every tensor; Q/DQ only for some.
+    tensors = activations(model) if flags["trt_cache"] else wanted_tensors(model, ())
+    table = calibration_table(model, data, flags["calibrator"], tensors, ui)
+    table.save(out)
+    if flags["trt_cache"]:
+        write_cache(flags["trt_cache"], table, version=version)
+    if ui.json:
+        ui.raw(dump_json(table.to_json()))
+        return
+    written = [str(out), *([str(flags["trt_cache"])] if flags["trt_cache"] else [])]
+    ui.result(
+        f"{len(table.ranges)} tensors, {table.samples} samples, {table.method}; "
+        f"wrote {', '.join(written)}"
+    )
+
+
+def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
+    """``graphopt inspect``."""
+    from graphopt.engines.header import is_engine
+    from graphopt.inspection import inspect_engine, inspect_model
+
+    if not path.exists():
+        raise UsageError(f"no such file: {path}")
+    if is_engine(path):
+        inspect_engine(path, ui)
+        return
+    shapes = parse_shapes(flags["min_shapes"], flags["opt_shapes"], flags["max_shapes"])
+    inspect_model(path, flags["device"], shapes or {}, ui)
+
+
+def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
+    """``graphopt compare``."""
+    from graphopt.model import Model
+    from graphopt.opening import opened
+    from graphopt.verify import compare
+
+    if not flags["data"]:
+        raise DataError(
+            "compare needs --data", hint="for example --data images/ --preprocess cifar"
+        )
+    with ExitStack() as stack:
+        session_a = stack.enter_context(opened(a))
+        session_b = stack.enter_context(opened(b))
+        data = _open(flags, Model.load(a))
+        ui.info(f"data: {data.summary()}")
+        advance = stack.enter_context(ui.progress("comparing", len(data)))
+        result = compare(
+            session_a.run, session_b.run, data, batch=data.batch_size(16), progress=advance
+        )
+    if ui.json:
+        ui.raw(dump_json(result.to_json()))
+    else:
+        for line in result.lines():
+            ui.result(line)
+    if flags["max_drop"] is not None:
+        drop = result.drop_points()
+        if drop is None:
+            raise UsageError("--max-drop needs labels, or an output of class scores")
+        if drop > flags["max_drop"] + 1e-9:
+            raise GateError(f"fell by {drop:.2f} points; --max-drop allows {flags['max_drop']:g}")
+
+
+def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
+    """``graphopt profile``."""
+    from graphopt.model import Model
+    from graphopt.opening import made_up, opened
+
+    if flags["output"] is not None:
+        refuse_overwrite(flags["output"], flags["force"])
+    shapes = parse_shapes((), flags["opt_shapes"], ()) or {}
+    fixed = {name: tuple(s["opt"]) for name, s in shapes.items()}
+    with opened(path) as session:
+        batch = flags["batch"] or next((s[0] for s in fixed.values() if s), 1)
+        if flags["data"]:
+            data = _open(flags, Model.load(path))
+        else:
+            data = made_up(path, batch, fixed, flags["seed"] or 0)
+        feeds = next(iter(data.batches(data.batch_size(batch))))
+        profile = session.time(
+            feeds,
+            warmup_s=flags["warm_up"] / 1000,
+            min_s=flags["duration"],
+            min_runs=flags["iterations"],
+        )
+    value = profile.to_json()
+    if flags["output"] is not None:
+        write_text(flags["output"], dump_json(value))
+    if ui.json:
+        ui.raw(dump_json(value))
+        return
+    row = [f"{profile.mean:.3f}", *(f"{profile.percentile(q):.3f}" for q in (50, 90, 99))]
+    ui.table(
+        f"{path.name}, batch {profile.batch}, {len(profile.samples_ms)} runs",
+        ["", "mean ms", "p50", "p90", "p99", "items/s"],
+        [["latency", *row, f"{profile.throughput:.1f}"]],
+    )
+
+
+def run_devices(ui: Console) -> None:
+    """``graphopt devices``."""
+    from graphopt.profiles import devices, load_device
+
+    known = [load_device(name) for name in devices()]
+    if ui.json:
+        ui.raw(dump_json([d.to_json() for d in known]))
+        return
+    rows = [
+        [
+            d.name,
+            f"{d.sm[0]}.{d.sm[1]}" if d.sm else "-",
+            f"{d.memory_gb:g} GB" if d.memory_gb else "-",
+            str(d.dla or "-"),
+            " ".join(d.precisions),
+            d.title,
+        ]
+        for d in known
+    ]
+    ui.table("", ["name", "SM", "memory", "DLA", "precisions", "what"], rows)
+
+
+def run_engines(ui: Console) -> None:
+    """``graphopt engines``."""
+    from graphopt.engines import ENGINES
+
+    values = []
+    for name in ENGINES.names():
+        engine = ENGINES.load(name)()
+        values.append(
+            {
+                "name": name,
+                "version": engine.version(),
+                "dialect": engine.dialect,
+                "missing": engine.missing(),
+                "cannot_run": engine.cannot_run(),
+            }
+        )
+    if ui.json:
+        ui.raw(dump_json(values))
+        return
+    for value in values:
+        ui.result(f"{value['name']} {value['version'] or ''}".rstrip())
+        ui.result(f"    build: {value['missing'] or 'here'}")
+        ui.result(f"    run:   {value['cannot_run'] or 'here'}")
+
+
+def run_doctor(ui: Console) -> None:
+    """``graphopt doctor``."""
+    from graphopt.engines.doctor import doctor
+
+    findings = doctor()
+    if ui.json:
+        ui.raw(
+            dump_json(
+                [
+                    {"name": f.name, "status": f.status, "detail": f.detail, "remedy": f.remedy}
+                    for f in findings
+                ]
+            )
+        )
+        return
+    for finding in findings:
+        ui.result(f"{finding.status:9}{finding.name:20}{finding.detail}")
+        if finding.remedy:
+            ui.result(f"{'':29}-> {finding.remedy}")
+
+
+def refuse_overwrite(path: Path, force: bool) -> None:
+    """Refuse a file that exists, unless ``--force``.
+
+    Raises:
+        OutputExistsError: it exists.
+    """
+    if path.exists() and not force:
+        raise OutputExistsError(f"{path} exists; use --force or another name")
+
+
+def _open(flags: Mapping[str, Any], model: Any) -> Any:
+    from graphopt.data import open_data
+    from graphopt.data.preprocess import load_preprocess
+
+    preprocess = load_preprocess(flags["preprocess"]) if flags["preprocess"] else None
+    return open_data(
+        flags["data"],
+        model.inputs(),
+        preprocess=preprocess,
+        limit=flags["samples"] or DEFAULT_SAMPLES,
+        seed=flags["seed"] or 0,
+    )
