@@ -21,7 +21,7 @@ from pathlib import Path
 
 from graphopt.calibrators.table import CalibrationTable
 from graphopt.errors import UsageError
-from graphopt.files import write_text
+from graphopt.files import read_text, write_text
 
 LEVELS = 127
 # The bounds that Q/DQ nodes have too: 1 / scale and products of two scales stay normal float32s.
@@ -118,16 +118,7 @@ def read_cache(path: str | os.PathLike[str]) -> tuple[CacheHeader, dict[str, flo
     Raises:
         UsageError: there is no such file, or it is no calibration cache; the message has the line.
     """
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError as problem:
-        raise UsageError(f"no such file: {path}") from problem
-    except OSError as problem:
-        raise UsageError(f"cannot read {path}: {problem.strerror or problem}") from problem
-    except UnicodeDecodeError as problem:
-        raise UsageError(f"{path} is not a TensorRT calibration cache: not text") from problem
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     header = CacheHeader.parse(lines[0])
     if header is None:
         raise UsageError(

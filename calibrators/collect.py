@@ -20,6 +20,7 @@ from graphopt.graph import Array, Graph, is_constant, is_graph_input
 from graphopt.model import Feeds, Model
 from graphopt.registry import did_you_mean
 from graphopt.runtime import open_session
+from graphopt.wording import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +169,11 @@ def _run(session: Any, names: Sequence[str], feeds: Mapping[str, Array]) -> list
     try:
         outputs: list[Array] = session.run(names, feeds)
     except Exception as problem:
-        text = " ".join(str(problem).split())[:300]
         shapes = ", ".join(
             f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items()
         )
         raise DataError(
-            f"the model cannot run on the calibration data ({shapes}): {text}"
+            f"the model cannot run on the calibration data ({shapes}): {one_line(problem)}"
         ) from problem
     return outputs
 

@@ -16,8 +16,8 @@ level's sum and its number of occupied bins::
 which is O(levels) for a candidate, whatever the number of bins, and the same number to rounding.
 
 The divergence does not know how far away the values are that it clips: where a few large ones carry
-the signal (the heads of detectors), the lecture's rule may cost 10 dB and more. So a candidate
-must also have an expected squared error no greater than that of clipping nothing.
+the signal (the heads of detectors), the lecture's rule drops them. So a candidate must also have an
+expected squared error no greater than that of clipping nothing (docs/decisions/006).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import UsageError
-from graphopt.files import dump_json, write_text
+from graphopt.files import dump_json, read_text, write_text
 
 SCHEMA = 1
 
@@ -85,12 +85,9 @@ class CalibrationTable:
         Raises:
             UsageError: no such file, or it is no calibration table.
         """
-        path = Path(path)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as problem:
-            raise UsageError(f"no such file: {path}") from problem
-        except (OSError, UnicodeDecodeError, ValueError) as problem:
+            raw = json.loads(read_text(path))
+        except (ValueError, RecursionError) as problem:
             raise UsageError(f"{path} is not a calibration table: {problem}") from problem
         if not isinstance(raw, dict) or raw.get("kind") != "graphopt-calibration-table":
             raise UsageError(f"{path} is not a calibration table written by graphopt")

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
@@ -272,8 +273,24 @@ def sort(graph: Graph) -> None:
     graph.nodes = [graph.nodes[i] for i in order]
 
 
+def in_graph_order(graph: Graph) -> Iterator[Tensor]:
+    """Yield the tensors of the graph itself: inputs first, then node outputs in order."""
+    yield from graph.inputs
+    for node in graph.nodes:
+        yield from node.outputs
+
+
 def walk(graph: Graph) -> Iterator[Node]:
     """Yield the nodes of the graph, then those of its sub-graphs."""
     yield from graph.nodes
     for body in graph.subgraphs(recursive=True):
         yield from body.nodes
+
+
+def walk_proto(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph still in protobuf, each followed by those of its bodies."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in [attribute.g, *attribute.graphs]:
+                yield from walk_proto(body)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from google.protobuf.message import EncodeError
 from onnx.external_data_helper import (
     convert_model_to_external_data,
     load_external_data_for_model,
@@ -35,6 +36,9 @@ from graphopt.writer import GraphWriter
 
 Feeds: TypeAlias = Mapping[str, Array]
 """One batch: input name -> array, the batch along axis 0."""
+
+Inputs: TypeAlias = Mapping[str, tuple[Any, Shape]]
+"""Input name -> (NumPy dtype or None, shape, the batch first); a free dimension is no number."""
 
 MIN_OPSET = 7
 # For models without a standard operator, should a pass bring one.
@@ -161,7 +165,10 @@ class Model:
         graph.producer_name, graph.producer_version = proto.producer_name, proto.producer_version
         graph.ir_version = proto.ir_version
         model = cls(graph, Metadata.of(proto))
-        model.infer_shapes()
+        try:
+            model.infer_shapes()
+        except (ValueError, EncodeError) as problem:  # UnicodeDecodeError is a ValueError
+            raise ModelFormatError(f"{name} cannot be read: {first_line(problem)}") from problem
         return model
 
     @property
@@ -268,7 +275,7 @@ class Model:
                 tensor.dtype = dtype_of(kind.elem_type)
             shape = dims_of(value.type)
             if shape is not None:
-                tensor.shape = _merge(tensor.shape, shape)
+                tensor.shape = merge_shapes(tensor.shape, shape)
 
     def weight_bytes(self) -> int:
         """Return how many bytes the constants take, those of sub-graphs too."""
@@ -297,7 +304,7 @@ class Model:
         return Model(self.graph, replace(self.metadata, properties=tuple(merged.items())))
 
 
-def _merge(old: list[Any] | None, new: list[Any]) -> list[Any]:
+def merge_shapes(old: list[Any] | None, new: list[Any]) -> list[Any]:
     """A number beats a name beats nothing; on a contradiction the inferred one wins."""
     # Names that inference makes up are others in the next run: they would equate strangers.
     new = [None if isinstance(n, str) and n.startswith("unk__") else n for n in new]

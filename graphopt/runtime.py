@@ -14,18 +14,16 @@ import onnxruntime as ort
 
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph import is_constant
+from graphopt.machine import cpu_count
 from graphopt.model import Model
+from graphopt.wording import one_line
 
 ort.set_default_logger_severity(4)
+ort.disable_telemetry_events()  # a tool in a pipeline reports to nobody
 
 # Smaller constants may be shapes and axes, which ONNX Runtime must see to infer shapes.
 APART_ELEMENTS = 1024
 _NATIVE = tuple(np.dtype(t) for t in "?bBhHiIlLqQefd")
-
-
-def cpu_count() -> int:
-    """Return how many cores this process may use (cgroup or affinity), not how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def session_options(*, threads: int | None = None, optimize: bool = True) -> Any:
@@ -75,8 +73,9 @@ def open_session(
     try:
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as problem:
-        text = " ".join(str(problem).split())[:300]
-        raise UnsupportedModelError(f"ONNX Runtime refuses the model: {text}") from problem
+        raise UnsupportedModelError(
+            f"ONNX Runtime refuses the model: {one_line(problem)}"
+        ) from problem
     del source
     yield session
     weights.clear()  # Until here: the session may read them where they lie.

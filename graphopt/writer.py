@@ -37,6 +37,12 @@ class GraphWriter:
         """
         return self._write_graph(self._graph)
 
+    def write_node(self, node: Node) -> onnx.NodeProto:
+        """Return one node's NodeProto; it shares nothing with the graph."""
+        proto = onnx.NodeProto()
+        self._write_node(node, proto)
+        return proto
+
     def _find_owners(self) -> None:
         """A constant belongs to the innermost graph around all of its readers."""
         paths: dict[int, tuple[Tensor, tuple[int, ...]]] = {}

@@ -18,9 +18,11 @@ from graphopt.channels.apply import dead_roots
 from graphopt.channels.groups import analyze
 from graphopt.channels.plan import PrunePlan
 from graphopt.channels.rewrite import Rewriter
+from graphopt.channels.rules_einsum import einsum_labels
 from graphopt.graph import Names, Node, constant, is_op, sort
 from graphopt.model import Model
 
+_RECURRENT = ("GRU", "LSTM", "RNN")
 _SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 
 
@@ -36,8 +38,9 @@ def masked(model: Model, plan: PrunePlan) -> Model:
     names = Names(out.graph)
     to = Rewriter(out.graph, trace.space, dead_roots(analysis, plan), names)
     for node in list(out.graph.nodes):
+        known = [trace.dims.get(tensor.name) for tensor in node.inputs]
         for index, axis in _summed_axes(node):
-            dims = trace.dims.get(node.inputs[index].name)
+            dims = known[index]
             if dims is not None and (mask := to.mask(dims[axis])) is not None:
                 _insert(to, node, index, len(dims), axis % len(dims), mask)
     sort(out.graph)
@@ -52,6 +55,14 @@ def _summed_axes(node: Node) -> Iterator[tuple[int, int]]:
         yield 0, 0 if node.attrs.get("transA", 0) else 1
     elif is_op(node, "MatMul"):
         yield 0, -1
+    elif is_op(node, *_RECURRENT):
+        yield 0, 2
+    elif is_op(node, "Einsum"):
+        operands, output = einsum_labels(node) or ([], "")
+        summed = sorted({label for labels in operands for label in labels} - set(output))
+        for label in summed:
+            index = next(i for i, labels in enumerate(operands) if label in labels)
+            yield index, operands[index].index(label)
     elif is_op(node, *_SUMS):
         axes = node.attrs.get("axes")
         if axes is None and len(node.inputs) > 1 and not node.inputs[1].is_empty():

@@ -17,6 +17,7 @@ from graphopt.registry import Registry
 Rule: TypeAlias = Callable[[Site], None]
 
 _CONTRACT = "graphopt.channels.rules_contract:"
+_EINSUM = "graphopt.channels.rules_einsum:"
 _ELEMENTWISE = "graphopt.channels.rules_elementwise:"
 _INDEX = "graphopt.channels.rules_index:"
 _NORM = "graphopt.channels.rules_norm:"
@@ -52,6 +53,8 @@ TABLE: dict[str, str] = {
     "ConvTranspose": _CONTRACT + "conv_transpose",
     "Gemm": _CONTRACT + "gemm",
     "MatMul": _CONTRACT + "matmul",
+    "Einsum": _EINSUM + "einsum",
+    **_all(_CONTRACT + "recurrent", "GRU LSTM RNN"),
     "BatchNormalization": _NORM + "batch_norm",
     "InstanceNormalization": _NORM + "instance_norm",
     "GroupNormalization": _NORM + "group_norm",

@@ -141,3 +141,21 @@ def _batch(site: Site, a: list[Dim], b: list[Dim]) -> list[Dim]:
             site.unify(wide[0], other)
         out.append(wide[0] if wide else pair[0])
     return out
+
+
+def recurrent(site: Site) -> None:
+    """LSTM, GRU and RNN: W ``[directions, gates H, C]`` sums over x ``[T, N, C]``; H stays."""
+    x, w = site.dims(0), site.dims(1)
+    if len(x) != 3 or len(w) != 3:
+        raise Refused("its input and its weight are not of three dimensions")
+    site.freeze(x[:2], "steps over it")
+    site.freeze(w[:2], "keeps its hidden state whole")
+    site.unify(x[2], w[2])
+    if constant(site.node.inputs[1]) is not None:
+        site.role(1, 2, "consumer")
+        site.role(1, 1, "producer")
+    for index in range(2, len(site.node.inputs)):
+        if site.has(index):
+            site.freeze(site.dims(index), "keeps its hidden state whole")
+    for index, tensor in enumerate(site.node.outputs):
+        site.out([site.other(axis, index) for axis in range(len(tensor.shape or ()))], index)

@@ -60,7 +60,7 @@ class Role:
     dim: Dim
 
 
-def label(node: Node) -> str:
+def op_and_name(node: Node) -> str:
     """Return how messages call a node: ``Softmax 'attn/softmax'``."""
     op = node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}.{node.op}"
     name = node.name or next((f"-> {t.name}" for t in node.outputs if t.name), "")
@@ -142,7 +142,7 @@ class Site:
     @property
     def why(self) -> str:
         """The node, as reasons name it."""
-        return label(self.node)
+        return op_and_name(self.node)
 
     def has(self, index: int) -> bool:
         """Whether the optional input is there."""

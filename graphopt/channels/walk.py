@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.channels.rules import SIZE_INPUTS, Rules
 from graphopt.channels.sizes import freeze_read_sizes, propagate
-from graphopt.channels.trace import Refused, Site, Trace, label, untracked
+from graphopt.channels.trace import Refused, Site, Trace, op_and_name, untracked
 from graphopt.graph import Graph, Node, constant, is_op, subgraph_outer_names
 
 
@@ -64,7 +64,7 @@ def _visit(site: Site, rules: Rules) -> None:
             raise Refused("graphopt has no rule for it")
         rule(site)
     except Refused as refusal:
-        _opaque(site, f"{label(node)}: {refusal}")
+        _opaque(site, f"{op_and_name(node)}: {refusal}")
     for tensor in node.outputs:
         if not tensor.is_empty() and tensor.name not in site.trace.dims:
             site.trace.dims[tensor.name] = untracked(tensor, site.why)

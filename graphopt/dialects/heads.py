@@ -6,7 +6,6 @@ model gives the same placement whatever it was calibrated on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -237,13 +236,6 @@ def describe(head: Head) -> str:
 def topological(graph: Graph) -> dict[int, int]:
     """Return ``id(node)`` -> position in the graph's (topological) order."""
     return {id(node): i for i, node in enumerate(graph.nodes)}
-
-
-def in_graph_order(graph: Graph) -> Iterator[Tensor]:
-    """Yield the tensors of the graph itself: inputs first, then node outputs in order."""
-    yield from graph.inputs
-    for node in graph.nodes:
-        yield from node.outputs
 
 
 def is_dynamic(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphopt.dialects.heads import Head, in_graph_order, is_dynamic, label
+from graphopt.dialects.heads import Head, is_dynamic, label
 from graphopt.dialects.kernels import (
     COMPUTES,
     MOVES,
@@ -25,6 +25,7 @@ from graphopt.graph import (
     Tensor,
     consumers,
     feeds_subgraph,
+    in_graph_order,
     is_float,
     is_graph_output,
     is_op,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ from graphopt.graph import (
     Node,
     Tensor,
     constant,
+    consumers,
     is_constant,
     is_graph_output,
     is_op,
+    is_standard,
     producer,
     rank,
     uses,
@@ -38,6 +40,14 @@ class Affine:
 
     scale: npt.NDArray[np.float64]
     shift: npt.NDArray[np.float64]
+
+    def equals(self, other: Affine) -> bool:
+        """Whether both are the same map, to the last bit."""
+        return np.array_equal(self.scale, other.scale) and np.array_equal(self.shift, other.shift)
+
+
+# A linear operator, and the map of its result that goes into its weights.
+Pair: TypeAlias = "tuple[Node, Node]"
 
 
 class Refusal(Exception):
@@ -58,8 +68,11 @@ class FoldBatchNorm(Pass):
     BatchNormalization that has to stay, too. Products are taken in float64 and stored in the type
     of the weights.
 
-    Refused, with a reason: weights that others read, results that others read or that the graph
-    returns, training mode, parameters that are no constants, values that are not finite.
+    Weights that several nodes share (a detector's head over all levels, a siamese network) are
+    folded where each of those nodes is followed by the same map.
+
+    Refused, with a reason: weights that others read otherwise, results that others read or that
+    the graph returns, training mode, parameters that are no constants, values that are not finite.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -71,21 +84,25 @@ class FoldBatchNorm(Pass):
         # Tensors that a body of If, Loop or Scan returns as they are.
         handed_on = {id(t) for body in graph.subgraphs(recursive=True) for t in body.outputs}
         for node in graph.nodes:
-            if not is_op(node, "BatchNormalization", *_SCALINGS):
+            if id(node) in gone or not is_op(node, "BatchNormalization", *_SCALINGS):
                 continue
             try:
-                linear = _fold(graph, node, names, handed_on)
+                folded = _fold(graph, node, names, handed_on)
             except Refusal as refusal:
                 yield Skip(node.name, str(refusal))
                 continue
-            if linear is not None:
-                gone.add(id(node))
-                yield Change("folded", node.name, f"{node.op} into {linear.op} '{linear.name}'")
+            for linear, scaling in folded:
+                gone.add(id(scaling))
+                detail = f"{scaling.op} into {linear.op} '{linear.name}'"
+                yield Change("folded", scaling.name, detail)
         graph.nodes = [node for node in graph.nodes if id(node) not in gone]
 
 
-def _fold(graph: Graph, node: Node, names: Names, handed_on: set[int]) -> Node | None:
-    """Fold one node; None where there is nothing to fold.
+def _fold(graph: Graph, node: Node, names: Names, handed_on: set[int]) -> list[Pair]:
+    """Fold one node, and its like after every other node of the same weights.
+
+    Returns:
+        What each was folded into, with it; empty where there is nothing to fold.
 
     Raises:
         Refusal: it could be folded but for this.
@@ -95,32 +112,73 @@ def _fold(graph: Graph, node: Node, names: Names, handed_on: set[int]) -> Node |
     linear = producer(data) if data is not None else None
     if data is None or linear is None or not is_op(linear, *LINEAR_OPS):
         if not batchnorm:
-            return None
+            return []
         raise Refusal(f"it follows {linear.op if linear else 'a graph input'}, not a convolution")
     if _trains(linear):
         if not batchnorm:
-            return None
+            return []
         raise Refusal(f"it follows {linear.op} '{linear.name}' in training mode")
     axis, dims = _channel_axis(linear)
     channels = _channels(linear)
     if axis is None or dims is None or channels is None:
         if not batchnorm:
-            return None
+            return []
         raise Refusal(f"the weights of {linear.op} '{linear.name}' are no initializer")
     if batchnorm and axis != 1:
         raise Refusal(f"the channels of {linear.op} '{linear.name}' are not along axis 1")
-    affine = _batchnorm(node, channels) if batchnorm else _scaling(node, data, axis, dims, channels)
+    affine = _affine(node, data, axis, dims, channels)
     if affine is None or not is_floating(linear.inputs[1].dtype):
-        return None
+        return []
     if linear.op == "MatMul" and dims != 2 and np.any(affine.shift):
-        return None  # It has no bias to take the shift: an Add stays an Add.
-    _refuse_shared(graph, data, linear, handed_on)
-    _apply(linear, affine, channels, names)
-    out = node.outputs[0]
-    node.inputs.clear()
-    node.outputs.clear()
-    linear.outputs = [out]
-    return linear
+        return []  # It has no bias to take the shift: an Add stays an Add.
+    pairs = [(linear, node), *_twins(graph, linear, node, affine)]
+    _refuse_shared(graph, pairs, handed_on)
+    _apply([one for one, _ in pairs], affine, channels, names)
+    for one, scaling in pairs:
+        out = scaling.outputs[0]
+        scaling.inputs.clear()
+        scaling.outputs.clear()
+        one.outputs = [out]
+    return pairs
+
+
+def _twins(graph: Graph, linear: Node, node: Node, affine: Affine) -> list[Pair]:
+    """The other nodes of the weights of ``linear``, each with the map of ``node`` after it.
+
+    One that has another map, or none, is left out: the weights then have a reader too many.
+    """
+    readers = [n for n in consumers(linear.inputs[1]) if n is not linear]
+    local = {id(n) for n in graph.nodes} if readers else set()
+    found: list[Pair] = []
+    for twin in readers:
+        after = consumers(twin.outputs[0])
+        alike = id(twin) in local and _alike(twin, linear) and len(after) == 1
+        if alike and is_op(after[0], node.op) and _data(after[0]) is twin.outputs[0]:
+            axis, dims = _channel_axis(twin)
+            channels = _channels(twin)
+            if axis is None or dims is None or channels is None:
+                continue
+            if (axis, dims) == _channel_axis(linear):
+                other = _affine(after[0], twin.outputs[0], axis, dims, channels)
+                if other is not None and other.equals(affine):
+                    found.append((twin, after[0]))
+    return found
+
+
+def _alike(a: Node, b: Node) -> bool:
+    """Whether two nodes of the same weights differ in nothing but their data."""
+    if a.op != b.op or not is_standard(a) or a.attrs != b.attrs or a.inputs[1] is not b.inputs[1]:
+        return False
+    one, two = _bias_of(a), _bias_of(b)
+    if one is None or two is None or one is two:
+        return one is two
+    x, y = constant(one), constant(two)
+    return x is not None and y is not None and np.array_equal(x, y)
+
+
+def _bias_of(linear: Node) -> Tensor | None:
+    bias = linear.inputs[2] if len(linear.inputs) > 2 else None
+    return None if bias is None or bias.is_empty() else bias
 
 
 def _data(node: Node) -> Tensor | None:
@@ -131,17 +189,19 @@ def _data(node: Node) -> Tensor | None:
     return varying[0] if len(varying) == 1 else None
 
 
-def _refuse_shared(graph: Graph, data: Tensor, linear: Node, handed_on: set[int]) -> None:
-    weight = linear.inputs[1]
-    if is_graph_output(graph, data):
-        raise Refusal(f"'{data.name}', which it reads, is an output of the graph")
-    if uses(data) != 1 or id(data) in handed_on:
-        raise Refusal(f"others read '{data.name}' too")
-    if uses(weight) != 1 or is_graph_output(graph, weight) or id(weight) in handed_on:
+def _refuse_shared(graph: Graph, pairs: list[Pair], handed_on: set[int]) -> None:
+    for linear, _ in pairs:
+        data = linear.outputs[0]
+        if is_graph_output(graph, data):
+            raise Refusal(f"'{data.name}', which it reads, is an output of the graph")
+        if uses(data) != 1 or id(data) in handed_on:
+            raise Refusal(f"others read '{data.name}' too")
+        bias = _bias_of(linear)
+        if bias is not None and constant(bias) is None:
+            raise Refusal(f"the bias of {linear.op} '{linear.name}' is not constant")
+    weight = pairs[0][0].inputs[1]
+    if uses(weight) != len(pairs) or is_graph_output(graph, weight) or id(weight) in handed_on:
         raise Refusal(f"the weights '{weight.name}' are shared")
-    bias = linear.inputs[2] if len(linear.inputs) > 2 else None
-    if bias is not None and not bias.is_empty() and constant(bias) is None:
-        raise Refusal(f"the bias of {linear.op} '{linear.name}' is not constant")
 
 
 # --- the affine map --------------------------------------------------------------------------
@@ -152,6 +212,12 @@ def _trains(node: Node) -> bool:
     return is_op(node, "BatchNormalization") and bool(
         node.attrs.get("training_mode", 0) or any(t.name for t in node.outputs[1:])
     )
+
+
+def _affine(node: Node, data: Tensor, axis: int, dims: int, channels: int) -> Affine | None:
+    if node.op == "BatchNormalization":
+        return _batchnorm(node, channels)
+    return _scaling(node, data, axis, dims, channels)
 
 
 def _batchnorm(node: Node, channels: int) -> Affine:
@@ -234,7 +300,9 @@ def _channels(linear: Node) -> int | None:
     return int(weight.shape[0 if linear.attrs.get("transB", 0) else 1])
 
 
-def _apply(linear: Node, affine: Affine, channels: int, names: Names) -> None:
+def _apply(nodes: list[Node], affine: Affine, channels: int, names: Names) -> None:
+    """Put the map into the weights, which all of the nodes share, and into one bias for them."""
+    linear = nodes[0]
     weight = linear.inputs[1]
     old = np.asarray(constant(weight))
     scale = np.broadcast_to(affine.scale, channels)
@@ -253,11 +321,12 @@ def _apply(linear: Node, affine: Affine, channels: int, names: Names) -> None:
         return
     bias = _stored(_bias(linear, channels) * scale + affine.shift, old.dtype)
     weight.values = new
-    if linear.op == "MatMul":
-        linear.op = "Gemm"
-    linear.attrs.pop("beta", None)
     term = gs.Constant(names.fresh(f"{linear.name}_bias"), bias)
-    linear.inputs = [*linear.inputs[:2], term, *linear.inputs[3:]]
+    for node in nodes:
+        if node.op == "MatMul":
+            node.op = "Gemm"
+        node.attrs.pop("beta", None)
+        node.inputs = [*node.inputs[:2], term, *node.inputs[3:]]
 
 
 def _bias(linear: Node, channels: int) -> npt.NDArray[np.float64]:

@@ -2,8 +2,11 @@
 
 Tried against onnx 1.23, the converter drops local functions and node metadata, leaves Hardmax its
 old axis under the new meaning, and turns Upsample and Resize-10, whose sampling is asymmetric, into
-a Resize of half pixels. So functions are inlined first, Hardmax is rewritten, Resize is put right,
-and metadata is put back; weights do not pass through the converter at all.
+a Resize of half pixels with an output of another name. So functions are inlined first, Hardmax is
+rewritten, Resize is put right, and metadata is put back; weights do not pass through the converter
+at all. Softmax and LogSoftmax of unknown rank become four nodes that hide the rank from whoever
+comes after: ranks that shape arithmetic hides (every attention of a dynamic batch) are worked out
+first.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.graph import Graph, Names, constant, is_constant, is_op, rank, walk
 from graphopt.model import Model
 from graphopt.passes.base import Change, Pass, Skip
+from graphopt.passes.simplify import Simplify
 from graphopt.passes.through_proto import inline_functions, through_proto
 from graphopt.reader import SparseInitializer
+from graphopt.wording import one_line
 
 _REASONS = {13: ": per-channel Q/DQ needs 13"}
 
@@ -54,6 +59,8 @@ class RaiseOpset(Pass):
             return
         if model.metadata.functions:
             yield from inline_functions(model)
+        if before < 13 <= self.minimum and _hides_ranks(model.graph):
+            yield from Simplify().edit(model)
         _refuse(model, self.minimum)
         _rewrite_hardmax(model.graph)
         old = model.graph
@@ -64,6 +71,11 @@ class RaiseOpset(Pass):
             "raised", "opset", f"opset {before} -> {self.minimum}{_REASONS.get(self.minimum, '')}"
         )
         yield from _differences(old, model.graph)
+
+
+def _hides_ranks(graph: Graph) -> bool:
+    softmax = [n for n in graph.nodes if is_op(n, "Softmax", "LogSoftmax", "Hardmax")]
+    return any(rank(node.inputs[0]) is None for node in softmax)
 
 
 def _refuse(model: Model, target: int) -> None:
@@ -114,11 +126,16 @@ def _set_resize_modes(model: Model, old: Graph, target: int) -> None:
     Those map pixel ``x`` to ``x / scale`` and, for nearest, take the floor where they enlarge and
     the ceiling where they shrink (ONNX Runtime; the operators' text leaves it open).
     """
-    before = {n.outputs[0].name: n for n in walk(old) if is_op(n, "Upsample", "Resize")}
-    for node in walk(model.graph):
-        was = before.get(node.outputs[0].name) if is_op(node, "Resize") else None
-        if was is None:
-            continue
+    before = [n for n in walk(old) if is_op(n, "Upsample", "Resize")]
+    after = [n for n in walk(model.graph) if is_op(n, "Upsample", "Resize")]
+    if [n.attrs.get("mode", "nearest") for n in before] != [
+        n.attrs.get("mode", "nearest") for n in after
+    ]:
+        model.graph = old
+        raise _cannot(model, target, "onnx.version_converter lost track of an Upsample or Resize")
+    # In order: the converter gives a new Resize a new output, except where the graph returns it.
+    for was, node in zip(before, after, strict=True):
+        node.name, node.outputs[0].name = was.name, was.outputs[0].name
         scales = was.attrs.get("scales") or constant(was.inputs[1])
         # Scales computed at run time are taken to enlarge: the nets that do so are decoders.
         shrinks = scales is not None and bool(np.any(np.asarray(scales) < 1))
@@ -141,8 +158,8 @@ def _converted(model: Model, target: int) -> Graph:
     except UnsupportedModelError:
         raise
     except Exception as problem:
-        line = " ".join(str(problem).split())[:200]
-        raise _cannot(model, target, f"onnx.version_converter says: {line}") from problem
+        said = f"onnx.version_converter says: {one_line(problem, 200)}"
+        raise _cannot(model, target, said) from problem
 
 
 def _differences(old: Graph, new: Graph) -> Iterator[Change]:

@@ -29,6 +29,7 @@ from graphopt.graph import (
     is_standard,
 )
 from graphopt.passes.base import Change
+from graphopt.passes.local_shapes import LocalShapes
 
 _LONGEST = 64
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
@@ -66,37 +67,47 @@ Inputs: TypeAlias = "Sequence[ShapeValue | None]"
 Rule: TypeAlias = "Callable[[Graph, Node, Inputs], ShapeValue | None]"
 
 
-def shape_values(graph: Graph) -> dict[int, ShapeValue]:
-    """Return the shape value of each integer tensor that has one, by ``id`` of the tensor."""
-    values: dict[int, ShapeValue] = {}
+class _Values:
+    """The shape values met so far, by ``id`` of the tensor."""
 
-    def value(tensor: Tensor) -> ShapeValue | None:
-        if id(tensor) not in values:
+    def __init__(self) -> None:
+        self._known: dict[int, ShapeValue] = {}
+
+    def of(self, tensor: Tensor) -> ShapeValue | None:
+        """Return the shape value of a tensor, if it has one."""
+        if id(tensor) not in self._known:
             array = None if tensor.is_empty() else constant(tensor)
             if array is None or array.dtype.kind != "i" or array.ndim > 1 or array.size > _LONGEST:
                 return None
-            values[id(tensor)] = ShapeValue(tuple(array.reshape(-1).tolist()), array.ndim == 0)
-        return values[id(tensor)]
+            value = ShapeValue(tuple(array.reshape(-1).tolist()), array.ndim == 0)
+            self._known[id(tensor)] = value
+        return self._known[id(tensor)]
 
-    for node in graph.nodes:
+    def work_out(self, graph: Graph, node: Node) -> ShapeValue | None:
+        """Return what is known of the node's one output."""
         rule = _RULES.get(node.op) if is_standard(node) else None
-        if rule is not None and len(node.outputs) == 1:
-            found = rule(graph, node, [value(t) for t in node.inputs])
-            if found is not None:
-                values[id(node.outputs[0])] = found
-    return values
+        if rule is None or len(node.outputs) != 1:
+            return None
+        found = rule(graph, node, [self.of(t) for t in node.inputs])
+        if found is not None:
+            self._known[id(node.outputs[0])] = found
+        return found
 
 
 def fold_shapes(graph: Graph) -> Iterator[Change]:
-    """Replace shape arithmetic with its result wherever that is, or comes down to, a constant."""
-    values = shape_values(graph)
+    """Replace shape arithmetic with its result wherever that is, or comes down to, a constant.
+
+    One walk in topological order: a shape that follows from a fold is known to the nodes after.
+    """
+    values, shapes = _Values(), LocalShapes(graph)
     folded: set[int] = set()
     names = Names(graph)
     for node in graph.nodes:
-        out = node.outputs[0] if len(node.outputs) == 1 else None
-        value = values.get(id(out)) if out is not None and not is_op(node, "Constant") else None
+        shapes.follow(node)
+        value = values.work_out(graph, node)
         numbers = value.numbers() if value is not None else None
-        if out is not None and value is not None and numbers is not None:
+        if value is not None and numbers is not None:
+            out = node.outputs[0]
             if is_graph_output(graph, out):
                 continue
             dtype = out.dtype if out.dtype is not None else np.dtype(np.int64)
@@ -105,15 +116,20 @@ def fold_shapes(graph: Graph) -> Iterator[Change]:
             node.inputs.clear()
             out.to_constant(array[0] if value.scalar else array)
             folded.add(id(node))
+            shapes.learnt(out)
             yield Change("folded", node.name, f"{node.op} of static dimensions")
         elif is_op(node, "Reshape", "Expand") and not is_constant(node.inputs[1]):
-            target = values.get(id(node.inputs[1]))
+            target = values.of(node.inputs[1])
             rewrite = _reshape_target if node.op == "Reshape" else _expand_target
             fixed = rewrite(node, target) if target is not None else None
             if fixed is not None:
                 name = names.fresh(f"{node.name}_shape")
                 node.inputs[1] = gs.Constant(name, np.array(fixed, dtype=np.int64))
+                shapes.infer(node)
                 yield Change("folded-shape", node.name, f"{node.op} to {fixed}")
+            elif target is not None and node.op == "Reshape":
+                known = [e if isinstance(e, int) and e > 0 else None for e in target.elements]
+                shapes.say(node.outputs[0], [*known])
     graph.nodes = [node for node in graph.nodes if id(node) not in folded]
 
 

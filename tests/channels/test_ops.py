@@ -437,6 +437,59 @@ CASES = {
         s = Constant<value_ints=[0,9]>()  f = Reshape(p, s)  y = MatMul(f, w2) }""",
         (),
     ),
+    "einsum attention": Case(
+        """g (float[N,7,4] x, float[4,6] w1, float[4,6] w2, float[4,8] w3, float[8,5] w9)
+        => (float[N,7,5] y) {
+        q = MatMul(x, w1)  k = MatMul(x, w2)  v = MatMul(x, w3)
+        a = Einsum<equation="bqc, bkc -> bqk">(q, k)
+        h = Einsum<equation="bqk,bkc->bqc">(a, v)  y = MatMul(h, w9) }""",
+        (6, 8),
+    ),
+    "einsum with a weight": Case(
+        """g (float[N,7,4] x, float[4,6] w1, float[6,8] w2, float[2,8,5] w9)
+        => (float[N,2,5] y) {
+        a = MatMul(x, w1)  r = Relu(a)  h = Einsum<equation="ntc,cd->ntd">(r, w2)
+        y = Einsum<equation="ntd,gde->nge">(h, w9) }""",
+        (6, 8),
+    ),
+    "einsum without a result term": Case(
+        """g (float[3,4] x, float[4,6] w1, float[6,5] w9) => (float[3,5] y) {
+        h = MatMul(x, w1)  y = Einsum<equation="ab,bc">(h, w9) }""",
+        (6,),
+    ),
+    "einsum over heads": Case(
+        """g (float[N,7,4] x, float[4,6] w1, float[4,6] w2, float[7,5] w9) => (float[N,2,7,5] y) {
+        q = MatMul(x, w1)  k = MatMul(x, w2)  s = Constant<value_ints=[0,0,2,3]>()
+        a = Reshape(q, s)  b = Reshape(k, s)
+        h = Einsum<equation="bqhd,bkhd->bhqk">(a, b)  y = MatMul(h, w9) }""",
+        (3,),
+    ),
+    "lstm": Case(
+        f"""g ({IMAGE}, float[6,3,1,1] w1, float[2,16,6] w2, float[2,16,4] r, float[2,32] b,
+        float[4,5] w9) => (float[p,2,N,5] y) {{
+        a = Conv(x, w1)  c = ReduceMax<axes=[3], keepdims=0>(a)
+        t = Transpose<perm=[2,0,1]>(c)
+        h = LSTM<hidden_size=4, direction="bidirectional">(t, w2, r, b)
+        y = MatMul(h, w9) }}""",
+        (6,),
+        exact=False,
+    ),
+    "gru that sums over few": Case(
+        """g (float[3,N,4] x, float[4,6] w1, float[1,12,6] w2, float[1,12,4] r)
+        => (float[3,1,N,4] y) {
+        a = MatMul(x, w1)  y = GRU<hidden_size=4, layout=0>(a, w2, r) }""",
+        (6,),
+        exact=False,
+    ),
+    "sum over two pruned axes": Case(
+        """g (float[N,4] x, float[4,3] w1, float[4,6] w2, float[1,5] w9) => (float[N,5] y) {
+        a = MatMul(x, w1)  b = MatMul(x, w2)
+        u = Constant<value_ints=[2]>()  v = Constant<value_ints=[1]>()
+        c = Unsqueeze(a, u)  d = Unsqueeze(b, v)  p = Mul(c, d)
+        axes = Constant<value_ints=[1,2]>()  s = ReduceSum<keepdims=0>(p, axes)
+        h = Unsqueeze(s, v)  y = MatMul(h, w9) }""",
+        (3, 6),
+    ),
     "training batch norm": Case(
         f"""g ({IMAGE}, float[6,3,1,1] w1, float[6] g1, float[6] b, float[6] m, float[6] var1,
         float[5,6,1,1] w9) {OUT} {{
@@ -483,7 +536,14 @@ FROZEN = {
         "n = Softmax<axis=1>(a) e = Conv<group=2>(a, w63) s = Add(e, n)",
         "Softmax",
     ),
-    "einsum has no rule": ('s = Einsum<equation="ncij->ncij">(a)', "no rule"),
+    "einsum with an ellipsis": (
+        's = Einsum<equation="n...->n...">(a)',
+        "an ellipsis or a diagonal",
+    ),
+    "sequence of tensors": (
+        "q = SequenceConstruct(a) o = Constant<value_int=0>() s = SequenceAt(q, o)",
+        "no rule",
+    ),
 }
 
 

@@ -9,25 +9,18 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from helpers import run
+from helpers import rtx_refuses, run, sqnr
 
 from graphopt.calibrators import CalibrationTable
 from graphopt.calibrators.collect import calibrate, collect
 from graphopt.calibrators.minmax import MinMax
+from graphopt.coverage import optimized_ops
 from graphopt.dialects import DIALECTS
-from graphopt.dialects.coverage import op_counts_after_optimization
 from graphopt.dialects.heads import label
 from graphopt.graph import producer
 from graphopt.model import Feeds, Model
 from graphopt.passes.base import Skip
 from graphopt.passes.insert_qdq import InsertQDQ, excluded_nodes
-
-
-def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
-    """Signal to quantization noise, dB."""
-    signal = np.square(reference.astype(np.float64)).sum()
-    noise = np.square(reference.astype(np.float64) - other).sum()
-    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
 
 
 def minmax_table(model: Model, feeds: list[Feeds], patterns: tuple[str, ...] = ()):
@@ -38,18 +31,6 @@ def minmax_table(model: Model, feeds: list[Feeds], patterns: tuple[str, ...] = (
         wanted |= dict.fromkeys(DIALECTS.load(name)().wanted(model, exclude))
     collected = collect(model, feeds, list(wanted))
     return calibrate(collected, MinMax(), method="minmax", model_digest=model.digest())
-
-
-def rtx_refuses(model: Model) -> str | None:
-    """What the TensorRT-RTX parser says against a model, or None."""
-    trt = pytest.importorskip("tensorrt_rtx")
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    if parser.parse(model.to_onnx().SerializeToString()):
-        return None
-    return "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
 
 
 @dataclass
@@ -161,7 +142,7 @@ def quantize(
                 np.concatenate([a[i].ravel() for a in before]),
                 np.concatenate([a[i].ravel() for a in after]),
             )
-        ort = op_counts_after_optimization(result.model)
+        ort = optimized_ops(result.model)
         if dialect == "tensorrt":
             assert rtx_refuses(result.model) is None
     return Quantized(

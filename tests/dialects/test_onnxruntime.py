@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.dialects.coverage import FLOAT_CONVOLUTIONS
+from graphopt.coverage import FLOAT_CONVOLUTIONS
 from graphopt.dialects.onnxruntime import OnnxRuntime, saturates
 
 GOOD = 28.0  # dB

@@ -237,6 +237,73 @@ def test_refusals_say_why(case: str) -> None:
     assert result.model.digest() == model.digest()
 
 
+SHARED_BY_TWO = {
+    "conv": ("float[N,3,6,6] x, float[4,3,3,3] w, float[4] k", "Conv ({}, w, k)"),
+    "conv without bias": ("float[N,3,6,6] x, float[4,3,1,1] w", "Conv ({}, w)"),
+    "gemm": ("float[N,5] x, float[4,5] w, float[4] k", "Gemm <transB = 1, beta = 0.5> ({}, w, k)"),
+    "matmul": ("float[N,5] x, float[5,4] w", "MatMul ({}, w)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARED_BY_TWO)
+def test_weights_that_two_branches_share_take_a_map_that_both_have(case: str) -> None:
+    inputs, op = SHARED_BY_TWO[case]
+    model = with_weights(
+        parse(
+            f"g ({inputs}, {PARAMETERS}) => (float[] y, float[] z) {{ n = Neg (x)"
+            f" c = {op.format('x')} d = {op.format('n')}"
+            f" y = {BATCHNORM} (c, g, b, m, v) z = {BATCHNORM} (d, g, b, m, v) }}"
+        )
+    )
+    result = fold(model)
+    assert [c.where for c in result.changes] == [n.name for n in model.graph.nodes[-2:]]
+    first, second = result.model.graph.nodes[1:]
+    assert all(a is b for a, b in zip(first.inputs[1:], second.inputs[1:], strict=True))
+    assert_same(model, result.model)
+
+
+def test_a_chain_of_maps_folds_into_shared_weights() -> None:
+    model = with_weights(
+        parse(
+            "g (float[N,3,6,6] x, float[4,3,3,3] w, float[4,1,1] p, float[4,1,1] q)"
+            " => (float[] y, float[] z) { n = Neg (x) c = Conv (x, w) d = Conv (n, w)"
+            " e = Mul (c, p) f = Mul (d, p) y = Add (e, q) z = Add (f, q) }"
+        )
+    )
+    result = fold(model)
+    assert [n.op for n in result.model.graph.nodes] == ["Neg", "Conv", "Conv"]
+    assert_same(model, result.model)
+
+
+UNEQUAL = {
+    "other parameters": f"c = Conv (x, w) d = Conv (n, w) y = {BATCHNORM} (c, g, b, m, v) z = {BATCHNORM} (d, b, g, m, v)",
+    "other bias": f"c = Conv (x, w, b) d = Conv (n, w, g) y = {BATCHNORM} (c, g, b, m, v) z = {BATCHNORM} (d, g, b, m, v)",
+    "no map on one": f"c = Conv (x, w) d = Conv (n, w) y = {BATCHNORM} (c, g, b, m, v) z = Relu (d)",
+    "one is read twice": f"c = Conv (x, w) d = Conv (n, w) y = {BATCHNORM} (c, g, b, m, v) e = {BATCHNORM} (d, g, b, m, v) z = Add (e, d)",
+    "another operator": f"c = Conv (x, w) d = ConvTranspose (n4, w) y = {BATCHNORM} (c, g, b, m, v) z = Relu (d)",
+    "data of one": f"c = Conv (x, w) d = Conv (w, x1) y = {BATCHNORM} (c, g, b, m, v) z = Relu (d)",
+    "in a body": f"c = Conv (x, w) y = {BATCHNORM} (c, g, b, m, v) z = If (t) <then_branch = p () => (float[] o) {{ d = Conv (n, w) o = {BATCHNORM} (d, g, b, m, v) }}, else_branch = q () => (float[] r) {{ r = Neg (n) }}>",
+}
+
+
+@pytest.mark.parametrize("case", UNEQUAL)
+def test_shared_weights_stay_where_the_maps_differ(case: str) -> None:
+    model = parse(
+        f"g (float[N,3,6,6] x, float[4,3,1,1] w, {PARAMETERS}, bool t, float[1,4,2,2] n4, float[1,3,1,1] x1)"
+        f" => (float[] y, float[] z) {{ n = Neg (x) {UNEQUAL[case]} }}"
+    )
+    model = with_weights(model)
+    result = FoldBatchNorm()(model)
+    assert result.changes == ()
+    assert {s.reason for s in result.skipped} & {
+        "the weights 'w' are shared",
+        "others read 'd' too",
+    }
+    assert sum(n.op == "BatchNormalization" for n in result.model.graph.nodes) >= 1
+    old, new = (m.graph.tensors()["w"] for m in (model, result.model))
+    np.testing.assert_array_equal(old.values, new.values)
+
+
 def test_batchnorm_on_an_input_and_over_three_axes_is_refused() -> None:
     model = with_weights(
         parse(

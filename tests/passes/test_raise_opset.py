@@ -93,6 +93,40 @@ def test_the_converted_operator_computes_the_same(case: str) -> None:
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(("opset", "op"), [(9, "Upsample"), (10, "Resize")])
+def test_sampling_stays_asymmetric_inside_the_graph(opset: int, op: str, mode: str) -> None:
+    model = parse(
+        f"""<ir_version: 6, opset_import: ["" : {opset}]> g (float[1,1,3,4] x) => (float[] y)
+        <float[4] s = {{1, 1, 2, 3}}, float[4] t = {{1, 1, 1.5, 1}}> {{
+        a = {op} <mode = "{mode}"> (x, s)  b = Relu (a)
+        c = {op} <mode = "{mode}"> (b, t)  y = Neg (c) }}"""
+    )
+    names = [(n.name, n.outputs[0].name) for n in model.graph.nodes]
+    result = RaiseOpset()(model).model
+    after = [(n.name, n.outputs[0].name) for n in result.graph.nodes if n.op != "Constant"]
+    assert after == names
+    x = feed(model)
+    np.testing.assert_array_equal(run(model, x)[0], run(result, x)[0])
+
+
+def test_softmax_of_a_rank_that_shape_arithmetic_hides_stays_one_node() -> None:
+    model = parse(
+        """<ir_version: 6, opset_import: ["" : 11]> g (float[N,T,8] x) => (float[N,T,8] y)
+        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4},
+         int64[1] eight = {8}> {
+        s = Shape (x)  n = Gather (s, zero)  t = Gather (s, one)
+        heads = Concat <axis = 0> (n, t, two, four)  h = Reshape (x, heads)
+        a = Softmax <axis = 3> (h)
+        back = Concat <axis = 0> (n, t, eight)  y = Reshape (a, back) }"""
+    )
+    result = RaiseOpset()(model).model
+    ops = [n.op for n in result.graph.nodes]
+    assert ops == ["Reshape", "Softmax", "Reshape"]
+    x = feed(model)
+    np.testing.assert_array_equal(run(model, x)[0], run(result, x)[0])
+
+
 def test_split_gets_its_sizes_as_an_input() -> None:
     model = parse(
         '<ir_version: 6, opset_import: ["" : 11]> g (float[N,5] x) => (float[N,2] a, float[N,3] b)'

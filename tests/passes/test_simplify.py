@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from helpers import SHARED, needs_shared, parse, run
+from helpers import SHARED, needs_shared, parse, rtx_refuses, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -462,9 +462,43 @@ def test_real_models_come_down_to_their_operators(name: str) -> None:
 
 @needs_shared
 def test_tensorrt_rtx_parses_what_it_refused() -> None:
-    trt = pytest.importorskip("tensorrt_rtx")
     result = Simplify()(Model.load(SHARED / "models" / "resnet56_cifar10.onnx"))
-    logger = trt.Logger(trt.Logger.ERROR)
-    network = trt.Builder(logger).create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(result.model.to_onnx().SerializeToString()), parser.get_error(0)
+    assert rtx_refuses(result.model) is None
+
+
+def shuffles(count: int, *, space: str) -> Model:
+    """Channel shuffles one after the other, each with the shape of the one before it computed."""
+    block = """
+        s{i} = Shape (x{i})
+        n{i} = Gather (s{i}, zero) c{i} = Gather (s{i}, one)
+        h{i} = Gather (s{i}, two) w{i} = Gather (s{i}, three)
+        d{i} = Div (c{i}, two)
+        a{i} = Concat <axis = 0> (n{i}, two, d{i}, h{i}, w{i})
+        v{i} = Reshape (x{i}, a{i})
+        t{i} = Transpose <perm = [0, 2, 1, 3, 4]> (v{i})
+        b{i} = Concat <axis = 0> (n{i}, c{i}, h{i}, w{i})
+        x{j} = Reshape (t{i}, b{i})"""
+    body = "".join(block.format(i=i, j=i + 1) for i in range(count))
+    return parse(
+        f"""g (float[N,6,{space}] x0) => (float[N,6,{space}] y)
+        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}}>
+        {{ {body} y = Relu (x{count}) }}"""
+    )
+
+
+@pytest.mark.parametrize("space", ["4,4", "H,W"])
+def test_what_a_fold_teaches_is_known_in_the_same_walk(
+    space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shuffles(12, space=space)
+    rounds: list[None] = []
+    whole = Model.infer_shapes
+    monkeypatch.setattr(Model, "infer_shapes", lambda m: (rounds.append(None), whole(m))[1])
+    result = Simplify()(model)
+    # Not one inference of the whole model for each view.
+    assert len(rounds) <= 4
+    assert not any(op in ops(result) for op in ("Div", *(["Shape"] if space == "4,4" else [])))
+    shapes = {n.name: n.outputs[0].shape for n in result.model.graph.nodes if n.op == "Transpose"}
+    assert len(shapes) == 12 and all(s[1:3] == [3, 2] for s in shapes.values())
+    x = {"x0": np.random.default_rng(0).normal(size=(2, 6, 4, 4)).astype("f4")}
+    np.testing.assert_array_equal(run(model, x)[0], run(result.model, x)[0])

@@ -1,0 +1,24 @@
+"""How shapes and other people's errors are written in a message of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def spell(shape: Iterable[Any] | None) -> str:
+    """Return a shape as people write it: ``Nx3x224x224``; ``scalar``; ``of unknown shape``.
+
+    A dimension is a number, a name, or None, written ``?``.
+    """
+    if shape is None:
+        return "of unknown shape"
+    return "x".join("?" if d is None else str(d) for d in shape) or "scalar"
+
+
+def one_line(problem: object, most: int = 300) -> str:
+    """Return an error or a text in one line of at most ``most`` characters.
+
+    An error without a message is told by its type.
+    """
+    return " ".join(str(problem).split())[:most] or type(problem).__name__

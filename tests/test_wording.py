@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from graphopt.wording import one_line, spell
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (("N", 3, 224, 224), "Nx3x224x224"),
+        ([1, None], "1x?"),
+        ((), "scalar"),
+        (None, "of unknown shape"),
+        (iter((2, 3)), "2x3"),
+    ],
+)
+def test_shapes(shape, said):
+    assert spell(shape) == said
+
+
+def test_errors_become_one_line():
+    assert one_line(ValueError("two\n  lines\tof it")) == "two lines of it"
+    assert one_line("x" * 500, 120) == "x" * 120
+    assert one_line(MemoryError()) == "MemoryError"
