@@ -12,10 +12,18 @@ from graphopt.registry import Registry
 
 if TYPE_CHECKING:
     from graphopt.graph import Array
-    from graphopt.model import Feeds, Model
+    from graphopt.model import Feeds, Inputs, Model
     from graphopt.profiles import DeviceProfile, LatencyProfile
 
-__all__ = ["ENGINES", "Artifact", "BuildOptions", "Engine", "Session", "ShapeRange"]
+__all__ = [
+    "AUTO_ORDER",
+    "ENGINES",
+    "Artifact",
+    "BuildOptions",
+    "Engine",
+    "Session",
+    "ShapeRange",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,9 @@ class Artifact:
 
 class Session(Protocol):
     """An opened artifact."""
+
+    def inputs(self) -> Inputs:
+        """Return what it takes, as ``Model.inputs()`` does: what data is opened and checked for."""
 
     def run(self, feeds: Feeds, /) -> dict[str, Array]:
         """Run one batch; return output name -> array."""

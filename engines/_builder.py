@@ -29,6 +29,7 @@ from graphopt.errors import (
 )
 from graphopt.files import atomic_path
 from graphopt.graph import QUANTIZE_OPS, is_op
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.model import Model
@@ -71,7 +72,7 @@ class Builder:
     def cannot_run(self) -> str | None:
         """Return why an engine cannot be run or timed on this machine, or None."""
         from graphopt.engines.cuda import missing_cuda
-        from graphopt.engines.select import installed
+        from graphopt.machine import installed
         from graphopt.profiles.host import gpus
 
         if not gpus():
@@ -140,6 +141,7 @@ class Builder:
             EnvironmentProblem: there is no GPU or no CUDA package, or the engine is for another
                 GPU or version.
             ModelFormatError: it is no engine.
+            UsageError: it is an engine of another runtime.
         """
         header = identify(path)
         if header.kind != self.name:
@@ -185,16 +187,14 @@ class Builder:
         self, result: Result, log: str, verb: str, model: Model | None = None
     ) -> UnsupportedModelError | EnvironmentProblem | OutputError:
         if result["outcome"] == "environment":
-            return EnvironmentProblem(
-                f"{self.title} cannot be used: {_one_line(result['message'])}"
-            )
+            return EnvironmentProblem(f"{self.title} cannot be used: {one_line(result['message'])}")
         if result["outcome"] == "output":
-            return OutputError(f"{self.title} could not write: {_one_line(result['message'])}")
+            return OutputError(f"{self.title} could not write: {one_line(result['message'])}")
         if result["outcome"] == "refused" and model is not None:
             lines = [_error_line(error, model) for error in result["errors"]]
         else:
             lines = log_errors(log)
-        first = lines[0] if lines else _one_line(result.get("message", "it does not say why"))
+        first = lines[0] if lines else one_line(result.get("message", "it does not say why"))
         hint = [advice(first)] if advice(first) else []
         if len(lines) > 1:
             hint += ["it also says:", *(f"  {line}" for line in lines[1:_MOST_HINTS])]
@@ -249,7 +249,7 @@ def _crash(code: int, log: str, title: str) -> UnsupportedModelError | Environme
         )
     lines = log_errors(log) or [line for line in log.splitlines() if line.strip()][-1:]
     how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-    said = f": {_one_line(lines[0])}" if lines else ""
+    said = f": {one_line(lines[0])}" if lines else ""
     return UnsupportedModelError(f"{title} {how} on this model{said}")
 
 
@@ -267,10 +267,6 @@ def _error_line(error: ParserError, model: Model) -> str:
     if not where:
         return message if index < 0 else f"node {index} ({operator}): {message}"
     return f"node '{where}' ({operator}): {message}" if operator else f"node '{where}': {message}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
 
 
 def _is_quantized(model: Model) -> bool:

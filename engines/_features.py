@@ -14,13 +14,11 @@ class Features:
         strong_typing: networks can be strongly typed: precision is what the graph says.
         int8_flag: ``BuilderFlag.INT8`` exists; weak typing needs it even with Q/DQ.
         fp16_flag: ``BuilderFlag.FP16`` exists.
-        calibrator: implicit quantization from a calibration cache exists.
     """
 
     strong_typing: bool
     int8_flag: bool
     fp16_flag: bool
-    calibrator: bool
 
 
 def features(trt: Any) -> Features:
@@ -29,7 +27,6 @@ def features(trt: Any) -> Features:
         strong_typing=hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"),
         int8_flag=hasattr(trt.BuilderFlag, "INT8"),
         fp16_flag=hasattr(trt.BuilderFlag, "FP16"),
-        calibrator=hasattr(trt, "IInt8EntropyCalibrator2"),
     )
 
 

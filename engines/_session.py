@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,13 @@ import numpy as np
 from graphopt.engines._messages import builder_message
 from graphopt.engines.cuda import Cuda, open_cuda
 from graphopt.engines.feeds import batch_of, check_feeds
-from graphopt.engines.shapes import text
 from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
 from graphopt.profiles.latency import LatencyProfile, environment, sample
+from graphopt.wording import spell
 
 if TYPE_CHECKING:
-    from graphopt.graph import Array
-    from graphopt.model import Feeds
+    from graphopt.graph import Array, Shape
+    from graphopt.model import Feeds, Inputs
 
 
 @contextmanager
@@ -85,6 +85,14 @@ class EngineSession:
         self._outputs = [n for n in names if not is_input[n]]
         # What TensorRT reads on the host (shape tensors) must stay alive while it does.
         self._host: dict[str, Array] = {}
+
+    def inputs(self) -> Inputs:
+        """Return input name -> (dtype, shape); a dimension that may vary is None."""
+        found: dict[str, tuple[Any, Shape]] = {}
+        for name in self._inputs:
+            shape = tuple(d if d >= 0 else None for d in self._engine.get_tensor_shape(name))
+            found[name] = (self._dtype(name), shape)
+        return found
 
     def close(self) -> None:
         """Give the GPU's memory back."""
@@ -151,14 +159,14 @@ class EngineSession:
 
     def _bind(self, feeds: Feeds) -> dict[str, Array]:
         """Set shapes and addresses, copy the inputs; return empty arrays for the outputs."""
-        self._check(feeds)
+        check_feeds(feeds, self.inputs())
         for name in self._inputs:
             array = np.ascontiguousarray(feeds[name])
             self._host[name] = array
             if not self._context.set_input_shape(name, array.shape):
                 raise UsageError(
                     f"input '{name}': the engine was not built for the shape "
-                    f"{text(array.shape)}{self._built_for(name)}"
+                    f"{spell(array.shape)}{self._built_for(name)}"
                 )
             on_host = self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST
             address = array.ctypes.data if on_host else self._reserve(name, array.nbytes)
@@ -191,13 +199,6 @@ class EngineSession:
         self._buffers[name] = (self._cuda.allocate(size), size)
         return self._buffers[name][0]
 
-    def _check(self, feeds: Mapping[str, Array]) -> None:
-        inputs = []
-        for name in self._inputs:
-            shape = [d if d >= 0 else None for d in self._engine.get_tensor_shape(name)]
-            inputs.append((name, f"tensor({self._dtype(name).name})", shape))
-        check_feeds(feeds, inputs)
-
     def _dtype(self, name: str) -> np.dtype[Any]:
         kind = self._engine.get_tensor_dtype(name)
         try:
@@ -208,7 +209,7 @@ class EngineSession:
 
     def _built_for(self, name: str) -> str:
         low, _, high = self._engine.get_tensor_profile_shape(name, 0)
-        return f"; it was built for {text(low)} to {text(high)}"
+        return f"; it was built for {spell(low)} to {spell(high)}"
 
 
 def _why(log: list[str]) -> str:

@@ -174,7 +174,3 @@ def _parser_error(error: Any) -> ParserError:
         "operator": str(operator),
         "message": str(error.desc()),
     }
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

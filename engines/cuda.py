@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from graphopt.engines.select import installed
 from graphopt.errors import EnvironmentProblem
+from graphopt.machine import installed
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.graph import Array
@@ -87,7 +88,7 @@ def open_cuda() -> Iterator[Cuda]:
         try:
             cuda = backend()
         except Exception as problem:  # noqa: BLE001 - each package has errors of its own
-            problems.append(f"{backend.backend}: {' '.join(str(problem).split())[:150]}")
+            problems.append(f"{backend.backend}: {one_line(problem, 150)}")
             continue
         try:
             yield cuda

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from graphopt.wording import one_line
+
 Status = Literal["ok", "missing", "note"]
 
 TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
@@ -46,7 +48,7 @@ def _safely(look: Callable[[], Iterable[Finding]]) -> list[Finding]:
         return list(look())
     except Exception as problem:  # noqa: BLE001 - a broken installation is what this is for
         name = look.__name__.strip("_")
-        what = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+        what = one_line(f"{type(problem).__name__}: {problem}")
         return [Finding(name, "note", f"could not be looked at: {what}")]
 
 
@@ -56,7 +58,7 @@ def _python() -> Iterable[Finding]:
 
 
 def _packages() -> Iterable[Finding]:
-    from graphopt.engines.select import installed_version
+    from graphopt.machine import installed_version
 
     for name in _REQUIRED:
         version = installed_version(name)
@@ -68,7 +70,7 @@ def _packages() -> Iterable[Finding]:
 
 def _engines() -> Iterable[Finding]:
     from graphopt.engines import ENGINES, Engine
-    from graphopt.engines.select import installed_version
+    from graphopt.machine import installed_version
 
     version = installed_version("polygraphy")
     if version:
@@ -90,7 +92,7 @@ def _engines() -> Iterable[Finding]:
 
 def _cuda() -> Iterable[Finding]:
     from graphopt.engines.cuda import INSTALL, cuda_python
-    from graphopt.engines.select import installed, installed_version
+    from graphopt.machine import installed, installed_version
 
     if installed("pycuda"):
         yield Finding("pycuda", "ok", installed_version("pycuda") or "version unknown")

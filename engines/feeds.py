@@ -7,43 +7,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt.engines.shapes import text
 from graphopt.errors import UsageError
 from graphopt.registry import did_you_mean
+from graphopt.wording import spell
 
 if TYPE_CHECKING:
     from graphopt.graph import Array
-
-# ONNX Runtime's names of types, where they differ from NumPy's.
-_NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "object"}
+    from graphopt.model import Inputs
 
 
-def check_feeds(
-    feeds: Mapping[str, Array], inputs: Sequence[tuple[str, str, Sequence[Any] | None]]
-) -> None:
-    """Compare feeds with inputs ``(name, type, shape)``; a dimension that is no number is free.
+def check_feeds(feeds: Mapping[str, Array], inputs: Inputs) -> None:
+    """Compare feeds with what a session takes; a dimension that is no number is free.
 
     Raises:
         UsageError: an input is missing, unknown, or of the wrong type or shape.
     """
-    names = [name for name, _, _ in inputs]
     for name in feeds:
-        if name not in names:
+        if name not in inputs:
             raise UsageError(
-                f"'{name}' is no input of the model{did_you_mean(name, names)}; "
-                f"its inputs: {', '.join(names)}"
+                f"'{name}' is no input of the model{did_you_mean(name, inputs)}; "
+                f"its inputs: {', '.join(inputs)}"
             )
-    for name, kind, shape in inputs:
+    for name, (dtype, shape) in inputs.items():
         if name not in feeds:
             raise UsageError(f"input '{name}' is not given")
         array = np.asarray(feeds[name])
-        wanted = kind.removeprefix("tensor(").removesuffix(")")
-        wanted = _NUMPY_NAMES.get(wanted, wanted)
-        if kind.startswith("tensor(") and array.dtype.name != wanted:
-            raise UsageError(f"input '{name}' must be {wanted}, not {array.dtype.name}")
-        if shape is not None and not _same(shape, array.shape):
+        if dtype is not None and array.dtype != dtype:
+            raise UsageError(f"input '{name}' must be {np.dtype(dtype).name}, not {array.dtype}")
+        if not _fits(shape, array.shape):
             raise UsageError(
-                f"input '{name}' must have the shape {text(shape)}, not {text(array.shape)}"
+                f"input '{name}' must have the shape {spell(shape)}, not {spell(array.shape)}"
             )
 
 
@@ -55,7 +48,7 @@ def batch_of(feeds: Mapping[str, Array]) -> int:
     return 1
 
 
-def _same(declared: Sequence[Any], shape: tuple[int, ...]) -> bool:
+def _fits(declared: Sequence[Any], shape: tuple[int, ...]) -> bool:
     return len(declared) == len(shape) and all(
         not isinstance(d, int) or d == s for d, s in zip(declared, shape, strict=True)
     )

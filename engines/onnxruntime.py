@@ -2,60 +2,35 @@
 
 The artifact is the model as it is: portable between machines and versions of ONNX Runtime. The
 graph ONNX Runtime makes of it is chosen for one processor (an NCHWc layout, for example), so that
-graph is only looked at, for :func:`optimized_ops`, and never shipped.
+graph is only looked at, by :mod:`graphopt.coverage`, and never shipped.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from graphopt.engines import Artifact, BuildOptions
 from graphopt.engines.feeds import batch_of, check_feeds
 from graphopt.engines.shapes import resolve_shapes, to_json
-from graphopt.errors import ModelFormatError, UnsupportedModelError, UsageError
+from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.files import atomic_path
+from graphopt.machine import installed, installed_version
 from graphopt.profiles.latency import LatencyProfile, environment, measure
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.graph import Array
-    from graphopt.model import Feeds, Model
+    from graphopt.model import Feeds, Inputs, Model
     from graphopt.profiles import DeviceProfile
 
-# Operators of ONNX Runtime's optimized graphs that multiply and add, by what they compute in.
-INTEGER_COMPUTE = frozenset(
-    {
-        "ConvInteger",
-        "DynamicQuantizeMatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "QAttention",
-        "QGemm",
-        "QLinearConv",
-        "QLinearConvTranspose",
-        "QLinearMatMul",
-    }
-)
-FLOAT_COMPUTE = frozenset(
-    {
-        "Attention",
-        "Conv",
-        "ConvTranspose",
-        "FusedConv",
-        "FusedGemm",
-        "FusedMatMul",
-        "Gemm",
-        "MatMul",
-        "NhwcConv",
-        "NhwcFusedConv",
-    }
-)
+
+# ONNX Runtime's names of types, where they differ from NumPy's.
+_NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "object"}
 
 
 class OnnxRuntime:
@@ -67,7 +42,7 @@ class OnnxRuntime:
 
     def missing(self) -> str | None:
         """Return None: graphopt depends on ONNX Runtime, unless someone took it away."""
-        if importlib.util.find_spec("onnxruntime") is None:
+        if not installed("onnxruntime"):
             return "onnxruntime is not installed: pip install onnxruntime"
         return None
 
@@ -80,11 +55,8 @@ class OnnxRuntime:
         return self.missing()
 
     def version(self) -> str | None:
-        """Return the version of ONNX Runtime."""
-        try:
-            return importlib.metadata.version("onnxruntime")
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        """Return the version of ONNX Runtime, or None."""
+        return installed_version("onnxruntime")
 
     def refuses(self, model: Model, options: BuildOptions, /) -> list[str]:
         """Return what ONNX Runtime says against the model; empty if it takes it."""
@@ -104,6 +76,8 @@ class OnnxRuntime:
             UsageError: the shapes do not fit the model.
             OutputError: ``out`` cannot be written.
         """
+        from graphopt.coverage import FLOAT_COMPUTE, INTEGER_COMPUTE, count, optimized_ops
+
         shapes = resolve_shapes(model, options.shapes) if options.shapes else {}
         with atomic_path(out) as beside:
             model.save(beside)
@@ -115,8 +89,8 @@ class OnnxRuntime:
             "precision": options.precision,
             "portable": True,
             "op_counts": ops,
-            "integer_compute": _count(ops, INTEGER_COMPUTE),
-            "float_compute": _count(ops, FLOAT_COMPUTE),
+            "integer_compute": count(ops, INTEGER_COMPUTE),
+            "float_compute": count(ops, FLOAT_COMPUTE),
         }
         if shapes:
             facts["shapes"] = to_json(shapes)
@@ -143,7 +117,12 @@ class OnnxRuntimeSession:
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        self._inputs = {i.name: (_dtype(i.type), tuple(i.shape)) for i in session.get_inputs()}
         self._outputs = [output.name for output in session.get_outputs()]
+
+    def inputs(self) -> Inputs:
+        """Return input name -> (dtype, shape)."""
+        return self._inputs
 
     def run(self, feeds: Feeds, /) -> dict[str, Array]:
         """Run one batch; return output name -> array.
@@ -151,12 +130,13 @@ class OnnxRuntimeSession:
         Raises:
             UsageError: an input is missing, unknown, or of the wrong type or shape.
         """
-        check_feeds(feeds, [(i.name, i.type, i.shape) for i in self._session.get_inputs()])
+        check_feeds(feeds, self._inputs)
         try:
             values = self._session.run(None, dict(feeds))
         except Exception as problem:
-            line = " ".join(str(problem).split())[:300]
-            raise UsageError(f"ONNX Runtime could not run these inputs: {line}") from problem
+            raise UsageError(
+                f"ONNX Runtime could not run these inputs: {one_line(problem)}"
+            ) from problem
         return dict(zip(self._outputs, values, strict=True))
 
     def time(
@@ -180,45 +160,10 @@ class OnnxRuntimeSession:
         )
 
 
-def optimized_ops(path: str | os.PathLike[str], *, threads: int | None = None) -> dict[str, int]:
-    """Return how many nodes of each operator ONNX Runtime runs for this file on this processor.
-
-    Whether INT8 is INT8 shows here: a quantized Conv that ONNX Runtime could not turn into an
-    integer kernel is still a ``Conv`` (or ``FusedConv``) between ``DequantizeLinear`` nodes.
-
-    Raises:
-        UnsupportedModelError: ONNX Runtime refuses the file.
-    """
-    import onnx
-
-    from graphopt.runtime import open_session, session_options
-
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
-        saved = Path(scratch) / "optimized.onnx"
-        options = session_options(threads=threads)
-        options.optimized_model_filepath = str(saved)
-        # Weights apart: a message of 2 GiB cannot be saved, and only the nodes are read.
-        key = "session.optimized_model_external_initializers"
-        options.add_session_config_entry(f"{key}_file_name", "weights")
-        options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
-        with open_session(path, options=options):
-            pass
-        if not saved.is_file():
-            raise ModelFormatError(f"ONNX Runtime did not say what it made of {path}")
-        graph = onnx.load_model(saved, load_external_data=False).graph
-    counts: dict[str, int] = {}
-    for node in _nodes(graph):
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def _nodes(graph: Any) -> Iterable[Any]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in [attribute.g, *attribute.graphs]:
-                yield from _nodes(body)
-
-
-def _count(ops: Mapping[str, int], which: frozenset[str]) -> int:
-    return sum(number for op, number in ops.items() if op in which)
+def _dtype(kind: str) -> Any:
+    """Return the NumPy dtype of ``tensor(float)``; None for what NumPy has not."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    try:
+        return np.dtype(_NUMPY_NAMES.get(name, name))
+    except TypeError:
+        return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from typing import TYPE_CHECKING
 
 from graphopt.engines import AUTO_ORDER, ENGINES, Engine
@@ -60,25 +58,6 @@ def choose(name: str, device: DeviceProfile, *, precision: str = "fp32") -> tupl
             "then, on the device: trtexec --onnx=model.int8.onnx --saveEngine=model.engine",
         )
     raise MissingDependencyError(f"no engine can build here: {why}")
-
-
-def installed(module: str) -> bool:
-    """Whether a module can be imported, without importing it; a folder of that name is none."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and spec.origin is not None
-
-
-def installed_version(*distributions: str) -> str | None:
-    """Return the version of the first of these distributions that is installed, or None."""
-    for distribution in distributions:
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
 
 
 def not_installed(names: list[str], command: str) -> str:

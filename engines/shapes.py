@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.engines import ShapeRange
 from graphopt.errors import UsageError
 from graphopt.registry import did_you_mean
+from graphopt.wording import spell
 
 if TYPE_CHECKING:
     from graphopt.model import Model
@@ -47,7 +48,7 @@ def _range(tensor: Any, given: ShapeRange | None) -> ShapeRange:
             return ShapeRange(fixed, fixed, fixed)
         example = "x".join(str(d) if isinstance(d, int) else "1" for d in declared or ["1"])
         raise UsageError(
-            f"input '{tensor.name}' has the dynamic shape {text(declared)}: say which shapes to "
+            f"input '{tensor.name}' is {spell(declared)}: say which shapes to "
             f"build for, for example --opt-shapes {tensor.name}:{example}"
         )
     for which, shape in (("min", given.min), ("opt", given.opt), ("max", given.max)):
@@ -56,27 +57,20 @@ def _range(tensor: Any, given: ShapeRange | None) -> ShapeRange:
         if not low <= mid <= high:
             raise UsageError(
                 f"input '{tensor.name}': the shapes must grow from min to max, not "
-                f"{text(given.min)}, {text(given.opt)}, {text(given.max)}"
+                f"{spell(given.min)}, {spell(given.opt)}, {spell(given.max)}"
             )
     return given
 
 
 def _fits(name: str, declared: list[Any] | None, which: str, shape: tuple[int, ...]) -> None:
     wrong = (
-        f"input '{name}' is {text(declared)}, which the {which} shape {text(shape)} does not fit"
+        f"input '{name}' is {spell(declared)}, which the {which} shape {spell(shape)} does not fit"
     )
     if any(d < 1 for d in shape):
-        raise UsageError(f"input '{name}': every dimension of {text(shape)} must be at least 1")
+        raise UsageError(f"input '{name}': every dimension of {spell(shape)} must be at least 1")
     if declared is None:
         return
     if len(declared) != len(shape):
         raise UsageError(wrong)
     if any(isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True)):
         raise UsageError(wrong)
-
-
-def text(shape: Any) -> str:
-    """Return a shape as people write it: ``Nx3x224x224``; ``scalar``; ``unknown``."""
-    if shape is None:
-        return "unknown"
-    return "x".join("?" if d is None else str(d) for d in shape) or "scalar"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import UsageError
-from graphopt.files import dump_json, sha256, write_text
+from graphopt.files import dump_json, read_text, sha256, write_text
 
 SCHEMA = 1
 _KIND = "graphopt-engine-sidecar"
@@ -62,14 +62,12 @@ def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     file = path if path.name.endswith(".json") else sidecar_path(path)
+    if not file.exists():
+        raise UsageError(f"no sidecar: there is no file {file}")
+    if file.stat().st_size > _MOST_BYTES:
+        raise UsageError(f"{file} is too long to be a sidecar written by graphopt")
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{file} is too long to be a sidecar written by graphopt")
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as problem:
-        raise UsageError(f"no sidecar: there is no file {file}") from problem
-    except OSError as problem:
-        raise UsageError(f"cannot read {file}: {problem.strerror or problem}") from problem
+        raw = json.loads(read_text(file))
     except (ValueError, RecursionError) as problem:
         raise UsageError(f"{file} is not a sidecar written by graphopt: {problem}") from problem
     if not isinstance(raw, dict) or raw.get("kind") != _KIND:

@@ -10,13 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from graphopt.engines._builder import Builder
-from graphopt.engines.select import installed, installed_version, not_installed
+from graphopt.engines.select import not_installed
+from graphopt.machine import installed, installed_version
 
 if TYPE_CHECKING:
     from graphopt.profiles import DeviceProfile
 
 _DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
 INSTALL = 'pip install "graphopt[tensorrt]"'
+_NO_GPU = "TensorRT builds on the GPU that the engine is for, and there is none here"
 
 
 class TensorRT(Builder):
@@ -35,9 +37,7 @@ class TensorRT(Builder):
         if absent:
             where = "" if gpu else ", on a machine with an NVIDIA GPU (there is none here)"
             return not_installed(absent, INSTALL + where)
-        if not gpu:
-            return "TensorRT builds on the GPU that the engine is for, and there is none here"
-        return None
+        return None if gpu else _NO_GPU
 
     def cannot_build(self, device: DeviceProfile, _precision: str, /) -> str | None:
         """Return why this machine's GPU cannot build for the device."""
@@ -45,7 +45,7 @@ class TensorRT(Builder):
 
         here = gpus()
         if not here:
-            return "TensorRT builds on the GPU that the engine is for, and there is none here"
+            return _NO_GPU
         card = here[0]
         if device.sm and card.sm and device.sm != card.sm:
             return (

@@ -12,7 +12,8 @@ import sys
 from typing import TYPE_CHECKING, ClassVar
 
 from graphopt.engines._builder import Builder
-from graphopt.engines.select import installed, installed_version, not_installed
+from graphopt.engines.select import not_installed
+from graphopt.machine import installed, installed_version
 
 if TYPE_CHECKING:
     from graphopt.profiles import DeviceProfile

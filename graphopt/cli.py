@@ -2,19 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import signal
 import sys
-from collections.abc import Callable
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import graphopt
-from graphopt.console import Console
 from graphopt.errors import GraphoptError
+from graphopt.files import STOPPING
+from graphopt.wording import one_line
+
+if TYPE_CHECKING:
+    from graphopt.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path)
+INTERNAL = 70  # EX_SOFTWARE of <sysexits.h>: a fault of graphopt's own
+COMPLETE = "_GRAPHOPT_COMPLETE"
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A path, or a SPEC that holds one: text that ONNX Runtime, JSON and TOML can carry."""
+
+    name = "text"
+
+    def __init__(self, kind: Callable[[str], Any] = str) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse bytes that are no UTF-8, and NUL."""
+        text = os.fspath(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!r} is not UTF-8: rename it, or go through a link", param, ctx)
+        if "\0" in text:
+            self.fail(f"{text!r} holds a NUL character", param, ctx)
+        return self.kind(text)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse NaN and infinities too."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+FILE, TEXT = Name(Path), Name()
+COUNT, NATURAL = click.IntRange(min=1), click.IntRange(min=0)
+POINTS, TIME = Number(min=0, max=100), Number(min=0)
 
 
 class Group(click.Group):
@@ -54,12 +102,17 @@ OUTPUT = options(
     click.option("-q", "--quiet", is_flag=True, help="Warnings and results only."),
 )
 DATA = options(
-    click.option("--data", metavar="SPEC", help="Image folder, .npz/.npy, or file.py:function."),
     click.option(
-        "--preprocess", metavar="NAME|FILE", help="cifar, imagenet or a TOML file; for images."
+        "--data", type=TEXT, metavar="SPEC", help="Image folder, .npz/.npy, or file.py:function."
     ),
-    click.option("--samples", type=int, metavar="N", help="Samples at most.  [512]"),
-    click.option("--seed", type=int, metavar="N", help="Chooses which samples.  [0]"),
+    click.option(
+        "--preprocess",
+        type=TEXT,
+        metavar="NAME|FILE",
+        help="cifar, imagenet or a TOML file; for images.",
+    ),
+    click.option("--samples", type=COUNT, metavar="N", help="Samples at most.  [512]"),
+    click.option("--seed", type=NATURAL, metavar="N", help="Chooses which samples.  [0]"),
 )
 SHAPES = options(
     click.option("--min-shapes", multiple=True, metavar="IN:1x3x…", help="Least input shape."),
@@ -68,15 +121,27 @@ SHAPES = options(
 )
 COMPRESS = options(
     click.option("--int8", is_flag=True, help="Quantize to INT8; needs --data."),
-    click.option("--prune", type=float, metavar="RATIO", help="Share of channels to remove."),
+    click.option(
+        "--prune",
+        type=Number(min=0, max=1, min_open=True, max_open=True),
+        metavar="RATIO",
+        help="Share of channels to remove.",
+    ),
     DATA,
-    click.option("--eval", "eval_spec", metavar="SPEC", help="Samples to measure fidelity on."),
+    click.option(
+        "--eval", "eval_spec", type=TEXT, metavar="SPEC", help="Samples to measure fidelity on."
+    ),
     click.option("--calibrator", metavar="NAME", help="entropy, minmax or percentile.  [entropy]"),
     click.option("--engine", metavar="NAME", help="auto, tensorrt, tensorrt-rtx, onnxruntime."),
     click.option("--device", metavar="NAME|FILE", help="The target; see graphopt devices.  [host]"),
     SHAPES,
     click.option("--importance", metavar="NAME", help="l2 or l1.  [l2]"),
-    click.option("--align", type=int, metavar="N", help="Pruned widths divide by N.  [device's]"),
+    click.option(
+        "--align",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="Pruned widths divide by N.  [device's]",
+    ),
     click.option("--keep", multiple=True, metavar="PATTERN", help="Never prune these; repeatable."),
     click.option(
         "--exclude-nodes",
@@ -85,7 +150,7 @@ COMPRESS = options(
         help="Node names or op types to leave in fp32; repeatable.",
     ),
     click.option("--recipe", type=FILE, metavar="FILE.toml", help="Options from a file."),
-    click.option("--max-drop", type=float, metavar="X", help="Fail past X points of accuracy."),
+    click.option("--max-drop", type=POINTS, metavar="X", help="Fail past X points of accuracy."),
     click.option("--synthetic", is_flag=True, help="Calibrate on random data: latency only."),
     click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
     click.option("-o", "--output", type=FILE, metavar="DIR", help="Folder for the results."),
@@ -159,7 +224,7 @@ def inspect(file: Path, **flags: Any) -> None:
 @click.argument("reference", type=FILE, metavar="A")
 @click.argument("candidate", type=FILE, metavar="B")
 @DATA
-@click.option("--max-drop", type=float, metavar="X", help="Fail past X points of accuracy.")
+@click.option("--max-drop", type=POINTS, metavar="X", help="Fail past X points of accuracy.")
 @OUTPUT
 def compare(reference: Path, candidate: Path, **flags: Any) -> None:
     """Measure the fidelity of B against A on the same samples."""
@@ -171,11 +236,11 @@ def compare(reference: Path, candidate: Path, **flags: Any) -> None:
 @cli.command()
 @click.argument("file", type=FILE)
 @DATA
-@click.option("--batch", type=int, metavar="N", help="Batch size.  [1]")
+@click.option("--batch", type=COUNT, metavar="N", help="Batch size.  [1]")
 @click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Input shapes.")
-@click.option("--warm-up", type=float, default=200, metavar="MS", help="Dropped.  [200]")
-@click.option("--duration", type=float, default=3, metavar="S", help="At least.  [3]")
-@click.option("--iterations", type=int, default=10, metavar="N", help="At least.  [10]")
+@click.option("--warm-up", type=TIME, default=200, metavar="MS", help="Dropped.  [200]")
+@click.option("--duration", type=TIME, default=3, metavar="S", help="At least.  [3]")
+@click.option("--iterations", type=COUNT, default=10, metavar="N", help="At least.  [10]")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Save raw samples as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 @OUTPUT
@@ -215,33 +280,108 @@ def doctor(**flags: Any) -> None:
 
 def console(flags: dict[str, Any]) -> Console:
     """Make the console the output flags ask for."""
+    from graphopt.console import Console
+
     verbosity = -1 if flags.pop("quiet") else 0
     verbosity = 1 if flags.pop("verbose") else verbosity
     return Console(verbosity=verbosity, json=bool(flags.pop("as_json")))
 
 
-def main(argv: list[str] | None = None) -> NoReturn:
-    """Run the command line; end with the exit code of the error, if there is one."""
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: cleaned up after as Ctrl-C is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; end with the exit code of the error, if there is one.
+
+    Args:
+        argv: the words after the program's name; the process's own by default, and then its
+            signals, warnings and standard output are set up too.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        if COMPLETE in os.environ:
+            cli.main(prog_name="graphopt")
+        _own_process()
+    sys.exit(_run(words or ["--help"]))
+
+
+def _run(words: list[str]) -> int:
+    """Run, tell any error in one line, and return the exit code."""
     try:
-        cli.main(args=argv, prog_name="graphopt", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(_tell("interrupted; nothing was written", code=130))
+        # Not cli.main(): it gives a closed pipe the exit code of a failed gate.
+        with cli.make_context("graphopt", list(words)) as ctx:
+            cli.invoke(ctx)
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort) as problem:
+        number = problem.number if isinstance(problem, Stopped) else signal.SIGINT
+        return _tell("interrupted; nothing was written", code=128 + number)
     except click.ClickException as problem:
         usage = isinstance(problem, click.UsageError) and problem.ctx is not None
         hint = f"try '{problem.ctx.command_path} --help'" if usage else ""  # type: ignore[attr-defined]
-        sys.exit(_tell(problem.format_message(), hint, code=2))
+        return _tell(problem.format_message(), hint, code=2)
     except GraphoptError as problem:
-        sys.exit(_tell(str(problem), problem.hint, code=problem.exit_code))
+        return _tell(str(problem), problem.hint, code=problem.exit_code)
     except MemoryError:
-        sys.exit(_tell("out of memory: use fewer or smaller samples, or a smaller batch", code=4))
+        return _tell("out of memory: use fewer or smaller samples, or a smaller batch", code=4)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    sys.exit(0)
+        _drop_output()
+        return 128 + 13  # what a shell shows for SIGPIPE, which Windows has not
+    except Exception as problem:  # noqa: BLE001 - no user should meet a bare traceback
+        return _unexpected(problem, words)
+    return 0
+
+
+def _unexpected(problem: Exception, words: list[str]) -> int:
+    """Tell of an error that nothing else did: the machine's, or a fault of graphopt's."""
+    if os.environ.get("GRAPHOPT_TRACEBACK") or {"-v", "--verbose"} & set(words):
+        traceback.print_exception(problem)
+    if isinstance(problem, OSError) and problem.strerror:
+        if not problem.filename:
+            _drop_output()
+        name = os.fsdecode(problem.filename or "standard output")
+        return _tell(f"cannot use {name}: {problem.strerror}", code=4)
+    told = one_line(f"{type(problem).__name__}: {problem}")
+    return _tell(
+        f"internal error: {told}; please report it, with -v for the traceback", code=INTERNAL
+    )
+
+
+def _own_process() -> None:
+    """Set up what only the owner of a process may: signals, warnings, standard output."""
+    for number in STOPPING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # not where nohup ignores it
+            signal.signal(number, _stop)
+    if not sys.warnoptions:
+        # Of libraries, to programmers; graphopt's own go through the console.
+        warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
+
+
+def _drop_output() -> None:
+    """Give up what waits to be written: nobody reads it, and Python would try again at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _tell(message: str, hint: str = "", *, code: int) -> int:
-    click.echo(f"error: {message}", err=True)
-    if hint:
-        click.echo(hint, err=True)
+    with contextlib.suppress(OSError):
+        click.echo(f"error: {message}", err=True)
+        if hint:
+            click.echo(hint, err=True)
     return code

@@ -5,6 +5,8 @@ Results go to standard output, everything else to standard error, so that ``--js
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,14 @@ from rich.table import Table
 Advance = Callable[[int], None]
 
 
+class PipeConsole(RichConsole):
+    """Tells a closed pipe like any other error; rich would end with the code of a failed gate."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich has caught."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 @dataclass(slots=True)
 class Console:
     """Where messages go.
@@ -29,9 +39,9 @@ class Console:
 
     verbosity: int = 0
     json: bool = False
-    out: RichConsole = field(default_factory=lambda: RichConsole(soft_wrap=True, highlight=False))
+    out: RichConsole = field(default_factory=lambda: PipeConsole(soft_wrap=True, highlight=False))
     err: RichConsole = field(
-        default_factory=lambda: RichConsole(stderr=True, soft_wrap=True, highlight=False)
+        default_factory=lambda: PipeConsole(stderr=True, soft_wrap=True, highlight=False)
     )
     warnings: list[str] = field(default_factory=list)
 

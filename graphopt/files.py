@@ -7,15 +7,21 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import OutputError
+from graphopt.errors import OutputError, UsageError
 
 Json = Any
+# What ends a program from outside, and lets it clean up; Windows has no SIGHUP.
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 def output_error(path: Path, problem: OSError) -> OutputError:
@@ -25,6 +31,51 @@ def output_error(path: Path, problem: OSError) -> OutputError:
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"may not write {path}: {problem.strerror}; choose another -o")
     return OutputError(f"cannot write {path}: {problem.strerror or problem}")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C and its like off until the block is through: for moving files, and cleaning up.
+
+    By Python's handlers, not by a mask: a mask holds for one thread, and runtimes have others.
+    """
+    held: list[int] = []
+    kept: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    kept[number] = handler
+                    signal.signal(number, lambda n, _: held.append(n))
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+@contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """Yield a fresh hidden folder beside ``target``; it is gone afterwards, whatever happens.
+
+    So are the folders above it that had to be made, unless something was put there.
+    """
+    scratch: Path | None = None
+    made: list[Path] = []
+    try:
+        with uninterrupted():
+            made = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+        yield scratch
+    finally:
+        with uninterrupted(), suppress(OSError):
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager
@@ -38,19 +89,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the disk is full, or the folder may not be written.
     """
     target = Path(path)
-    scratch: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
-        yield scratch / target.name
-        names = sorted(p.name for p in scratch.iterdir())
-        for name in [n for n in names if n != target.name] + [target.name]:
-            (scratch / name).replace(target.parent / name)
+        with scratch_beside(target) as scratch:
+            yield scratch / target.name
+            names = sorted(p.name for p in scratch.iterdir())
+            with uninterrupted():
+                for name in [n for n in names if n != target.name] + [target.name]:
+                    (scratch / name).replace(target.parent / name)
     except OSError as problem:
         raise output_error(target, problem) from problem
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
@@ -63,6 +110,22 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write ``text`` (UTF-8) to ``path`` atomically and return the path."""
     return write_bytes(path, text.encode())
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return a file's text (UTF-8).
+
+    Raises:
+        UsageError: there is no such file, it may not be read, or it is not text.
+    """
+    try:
+        return Path(path).read_bytes().decode()
+    except FileNotFoundError as problem:
+        raise UsageError(f"no such file: {path}") from problem
+    except OSError as problem:
+        raise UsageError(f"cannot read {path}: {problem.strerror or problem}") from problem
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{path} is not text") from problem
 
 
 def dump_json(value: Mapping[str, Json] | list[Json]) -> str:

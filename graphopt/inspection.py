@@ -12,6 +12,7 @@ from graphopt.console import Console
 from graphopt.cost import cost
 from graphopt.engines import ENGINES, BuildOptions, ShapeRange
 from graphopt.engines.header import identify
+from graphopt.engines.shapes import resolve_shapes
 from graphopt.engines.sidecar import check_sidecar, read_sidecar, sidecar_path
 from graphopt.errors import GraphoptError, UnsupportedModelError
 from graphopt.files import dump_json, sha256
@@ -23,6 +24,7 @@ from graphopt.profiles import load_device
 from graphopt.quantize import placeholder_table, wanted_tensors
 from graphopt.recipe import Recipe
 from graphopt.report import Report, human
+from graphopt.wording import spell
 
 
 def inspect_engine(path: Path, ui: Console) -> None:
@@ -61,6 +63,8 @@ def inspect_model(
     """Print what a model is, what can be pruned and quantized, and what TensorRT says of it."""
     model = Model.load(path)
     device = load_device(device_name)
+    ranges = _ranges(model, shapes)
+    resolve_shapes(model, ranges)  # refuses names and sizes that are not the model's
     opt = {name: tuple(s["opt"]) for name, s in shapes.items()}
     value = _facts(path, model, opt)
     quiet = Console(verbosity=-1)
@@ -76,7 +80,7 @@ def inspect_model(
         {"name": g.name, "width": g.width, "reasons": list(g.reasons)} for g in groups.frozen
     ]
     value["quantizable"], value["left_in_fp32"] = _quantizable(folded, value["quantized"])
-    value["tensorrt_refuses"] = _refused(folded, BuildOptions(device, _ranges(folded, shapes)))
+    value["tensorrt_refuses"] = _refused(folded, BuildOptions(device, ranges))
     if ui.json:
         ui.raw(dump_json(value))
     else:
@@ -86,7 +90,7 @@ def inspect_model(
 def _facts(path: Path, model: Model, opt: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     total = cost(model, opt)
     tensors = [*model.graph.inputs, *model.graph.outputs]
-    spelled = {t.name: f"{t.dtype} {_dims(t.shape)}" for t in tensors}
+    spelled = {t.name: f"{t.dtype} {spell(t.shape)}" for t in tensors}
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
@@ -112,8 +116,8 @@ def _facts(path: Path, model: Model, opt: Mapping[str, tuple[int, ...]]) -> dict
 def _quantizable(model: Model, quantized: bool) -> tuple[dict[str, int], list[dict[str, str]]]:
     if quantized:
         return {}, []
-    table = placeholder_table(model, wanted_tensors(model, ()))
     try:
+        table = placeholder_table(model, wanted_tensors(model, ()))
         result = InsertQDQ(dialect="tensorrt", table=table)(model)
     except GraphoptError as problem:
         return {}, [{"where": "model", "reason": str(problem)}]
@@ -125,12 +129,12 @@ def _quantizable(model: Model, quantized: bool) -> tuple[dict[str, int], list[di
 
 
 def _ranges(model: Model, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, ShapeRange]:
-    ranges = {}
+    ranges = {
+        name: ShapeRange(tuple(s["min"]), tuple(s["opt"]), tuple(s["max"]))
+        for name, s in shapes.items()
+    }
     for name, (_, shape) in model.inputs().items():
-        if name in shapes:
-            s = shapes[name]
-            ranges[name] = ShapeRange(tuple(s["min"]), tuple(s["opt"]), tuple(s["max"]))
-        elif not all(isinstance(d, int) for d in shape):
+        if name not in ranges and not all(isinstance(d, int) for d in shape):
             one = tuple(d if isinstance(d, int) else 1 for d in shape)
             ranges[name] = ShapeRange(one, one, one)
     return ranges
@@ -142,10 +146,6 @@ def _refused(model: Model, options: BuildOptions) -> dict[str, Any]:
         if engine.missing() is None:
             return {"checked_with": name, "errors": engine.refuses(model, options)}
     return {"checked_with": None, "errors": [], "missing": 'pip install "graphopt[rtx]"'}
-
-
-def _dims(shape: Any) -> str:
-    return "x".join("?" if d is None else str(d) for d in shape) if shape is not None else "?"
 
 
 def _print(value: Mapping[str, Any], ui: Console) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.engines.feeds import batch_of
+from graphopt.machine import cpu_count
 from graphopt.model import Feeds, Model
 from graphopt.profiles import LatencyProfile, measure
-from graphopt.runtime import cpu_count
 from graphopt.verify import Fidelity, Runner, compare, opened
 
 ROUNDS = 5
@@ -36,7 +36,7 @@ def fidelity(
         run_a = stack.enter_context(opened(before))
         run_b = stack.enter_context(opened(after, optimize=not exact))
         advance = stack.enter_context(ui.progress(f"verifying {what}", len(data)))
-        return compare(run_a, run_b, data, batch=data.batch_size(16), progress=advance)
+        return compare(run_a, run_b, data, progress=advance)
 
 
 def latencies(candidates: Mapping[str, Model | Path], feeds: Feeds) -> dict[str, LatencyProfile]:

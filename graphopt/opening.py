@@ -1,16 +1,20 @@
-"""Opening any artifact by what the file is: an ONNX model, or an engine."""
+"""Opening any artifact by what the file is, or by what its sidecar says it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graphopt.data import Dataset, synthetic
+import numpy as np
+
 from graphopt.engines import ENGINES, Session
 from graphopt.engines.header import identify, is_engine
-from graphopt.errors import EnvironmentProblem, UsageError
+from graphopt.engines.sidecar import read_sidecar, sidecar_path
+from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
 from graphopt.model import Model
+from graphopt.wording import spell
 
 
 @contextmanager
@@ -18,33 +22,52 @@ def opened(path: Path) -> Iterator[Session]:
     """Open a model on ONNX Runtime, or an engine on its own runtime.
 
     Raises:
-        UsageError: no such file.
+        UsageError: no such file, or its sidecar names an engine that is not installed.
         EnvironmentProblem: an engine, and this machine cannot run it.
         UnsupportedModelError: the runtime refuses it.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for a name too long
         raise UsageError(f"no such file: {path}")
-    name = identify(path).kind if is_engine(path) else "onnxruntime"
+    name = identify(path).kind if is_engine(path) else _named(path)
     engine = ENGINES.load(name)()
     why = engine.missing() or engine.cannot_run()
     if why:
         raise EnvironmentProblem(f"{path.name} cannot be run here: {why}")
     if name == "onnxruntime":
-        Model.load(path)  # says in one line what is wrong with the file
+        check_inputs(Model.load(path))  # says in one line what is wrong with the file
     with engine.open(path) as session:
         yield session
 
 
-def made_up(path: Path, batch: int, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Dataset:
-    """Return one random batch for a model, for timing.
+def check_inputs(model: Model) -> None:
+    """Refuse a model that samples cannot be fed to.
 
     Raises:
-        UsageError: a dynamic dimension other than the batch has no size.
+        UnsupportedModelError: it has no inputs, or one that is no batch of numbers.
     """
-    inputs = Model.load(path).inputs()
-    for name, (_, shape) in inputs.items():
-        open_dims = [d for d in shape[1:] if not isinstance(d, int)]
-        if open_dims and name not in shapes:
-            spelled = "x".join(str(d) for d in shape)
-            raise UsageError(f"input '{name}' is {spelled}: give --opt-shapes {name}:… or --data")
-    return synthetic(inputs, batch, seed=seed, shapes=shapes)
+    if not model.graph.inputs:
+        raise UnsupportedModelError("the model has no inputs: there is nothing to feed or to time")
+    for tensor in model.graph.inputs:
+        kind = getattr(tensor, "type", "tensor_type").removesuffix("_type")
+        problem = ""
+        if kind != "tensor":
+            problem = f"is of the type {kind}"
+        elif tensor.dtype is not None and np.dtype(tensor.dtype).kind in "OUS":
+            problem = "takes text"
+        elif tensor.shape is not None and not len(tensor.shape):
+            problem = "is a scalar, without a batch axis"
+        elif 0 in (tensor.shape or ()):
+            problem = f"is {spell(tensor.shape)}, which holds nothing"
+        if problem:
+            raise UnsupportedModelError(
+                f"input '{tensor.name}' {problem}: graphopt feeds batches of numbers"
+            )
+
+
+def _named(path: Path) -> str:
+    """Return the engine whose artifact this is; without a sidecar of ours it is a model."""
+    try:
+        facts = read_sidecar(sidecar_path(path))
+    except (UsageError, OSError):
+        return "onnxruntime"
+    return ENGINES.canonical(str(facts.get("engine", "onnxruntime")))

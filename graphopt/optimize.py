@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from graphopt.channels import ChannelAnalysis, analyze
 from graphopt.channels.plan import PrunePlan
 from graphopt.console import Console
-from graphopt.errors import UnsupportedModelError
+from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.graph import QUANTIZE_OPS, is_op
 from graphopt.model import Model
+from graphopt.passes import PASSES
 from graphopt.passes.base import Pass
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.passes.prune_channels import PruneChannels, plan_for
@@ -51,6 +52,8 @@ def optimize(model: Model, recipe: Recipe, align: int, report: Report, ui: Conso
         report.decide("opset", f"{was} -> {model.opset}", "per-channel Q/DQ needs 13")
     model = run_pass(Simplify(), model, report, ui)
     folded = run_pass(FoldBatchNorm(), model, report, ui)
+    for name in recipe.optimize.passes:
+        folded = run_pass(named_pass(name), folded, report, ui)
     wanted = recipe.prune
     if wanted.ratio is None:
         return Optimized(folded, folded)
@@ -69,6 +72,21 @@ def optimize(model: Model, recipe: Recipe, align: int, report: Report, ui: Conso
         wanted.ratio, importance=wanted.importance, align=align, keep=wanted.keep, plan=plan
     )
     return Optimized(folded, run_pass(pruning, folded, report, ui), plan, groups)
+
+
+def named_pass(name: str) -> Pass:
+    """Return the pass of that name in ``PASSES``, with its default options.
+
+    Raises:
+        UsageError: there is none, or it has an option without a default.
+    """
+    made: type[Pass] = PASSES.load(name)
+    try:
+        return made()
+    except TypeError as problem:
+        raise UsageError(
+            f"the pass '{name}' cannot be named in a recipe: it has options without defaults"
+        ) from problem
 
 
 def refuse_quantized(model: Model, recipe: Recipe) -> None:

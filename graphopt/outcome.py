@@ -13,7 +13,7 @@ from graphopt.errors import UnsupportedModelError
 from graphopt.measure import fidelity, latencies
 from graphopt.model import Model
 from graphopt.optimize import Optimized
-from graphopt.prepare import BuildPlan
+from graphopt.prepare import NO_GATE, BuildPlan
 from graphopt.quantize import qdq_pass
 from graphopt.report import Metric, Report
 from graphopt.verify import Fidelity
@@ -58,6 +58,8 @@ class Outcome:
             ui: shows progress.
         """
         self._sizes(files, engine, report)
+        if self.plan.unrunnable:
+            return
         with report.stage("verify"):
             self._fidelity(report, ui)
         with report.stage("time"):
@@ -82,11 +84,15 @@ class Outcome:
         opt = {name: s.opt for name, s in self.plan.shapes.items()}
         before, after = cost(self.plan.model, opt), cost(self.done.model, opt)
         # Quantizing changes how wide a weight is, not how many there are.
-        for name, a, b in (
-            ("parameters", before.parameters, after.parameters),
-            ("MACs", before.macs, after.macs),
+        uncounted = sorted({*before.unknown, *after.unknown})
+        told = f"{len(uncounted)} nodes of unknown shape are not counted" if uncounted else ""
+        for name, a, b, note in (
+            ("parameters", before.parameters, after.parameters, ""),
+            ("MACs", before.macs, after.macs, told),
         ):
-            report.metrics.append(Metric(name, "", {"before": a, "fp32": b, self.last: b}))
+            if a or not note:
+                values = {"before": a, "fp32": b, self.last: b}
+                report.metrics.append(Metric(name, "", values, note))
 
     def _fidelity(self, report: Report, ui: Console) -> None:
         source, data = self.plan.request.model, self.plan.evaluation
@@ -104,6 +110,7 @@ class Outcome:
             "reference": "the model as given",
             **{name: f.to_json() for name, f in self.fidelity.items()},
         }
+        self._warn_of_nan(ui)
         note = "on random inputs: no accuracy figure" if data.synthetic else ""
         accuracy = {n: f.accuracy_b for n, f in self.fidelity.items()}
         accuracy["before"] = self.fidelity["fp32"].accuracy_a
@@ -121,6 +128,16 @@ class Outcome:
             if known:
                 report.metrics.append(Metric(name, unit, known, note))
 
+    def _warn_of_nan(self, ui: Console) -> None:
+        if self.fidelity["fp32"].total.nonfinite_a:
+            ui.warn("the model as given returns NaN or infinity on these samples")
+        for name, found in self.fidelity.items():
+            if found.total.mismatched:
+                ui.warn(
+                    f"{name}: {found.total.mismatched} values are NaN or infinite in one model and "
+                    "not in the other"
+                )
+
     def _latency(self, report: Report, ui: Console) -> None:
         plan = self.plan
         candidates: dict[str, Model | Path] = {
@@ -136,7 +153,7 @@ class Outcome:
                 candidates["int8"] = step(self.done.model).model
                 note += "; int8 re-placed for the CPU, the engine is not timed here"
         ui.info("timing on this CPU with ONNX Runtime, interleaved")
-        feeds = next(iter(plan.evaluation.batches(plan.evaluation.batch_size(1))))
+        feeds = next(iter(plan.evaluation.batches(1)))
         timed = latencies(candidates, feeds)
         report.latency = {name: profile.to_json() for name, profile in timed.items()}
         values = {name: profile.percentile(50) for name, profile in timed.items()}
@@ -154,10 +171,7 @@ class Outcome:
         final = self.fidelity[self.last]
         drop = final.drop_points()
         if drop is None:
-            raise UnsupportedModelError(
-                "--max-drop needs labels (sub-folders of --eval) or an output of class scores, "
-                "and this model and data have neither"
-            )
+            raise UnsupportedModelError(NO_GATE)
         metric = "top-1 agreement" if final.accuracy_a is None else "accuracy"
         failed = drop > limit + 1e-9  # a drop of exactly the limit passes
         report.gates.append(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from graphopt.errors import GateError, OutputExistsError
-from graphopt.files import output_error, sha256
+from graphopt.errors import GateError, GraphoptError, OutputExistsError
+from graphopt.files import output_error, scratch_beside, sha256, uninterrupted
 
 REPORT = "report.json"
 
@@ -23,13 +21,16 @@ def check_free(folder: Path, *, force: bool) -> None:
         OutputExistsError: it exists, is not empty, and ``force`` is off; or it is a file.
         OutputError: it cannot be made.
     """
-    if folder.is_file():
-        raise OutputExistsError(f"{folder} is a file; -o names a folder")
     try:
-        if folder.is_dir() and any(folder.iterdir()) and not force:
-            raise OutputExistsError(f"{folder} exists and is not empty; use --force or another -o")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".graphopt-", dir=folder.parent):
+        if folder.is_dir():
+            if any(folder.iterdir()) and not force:
+                raise OutputExistsError(
+                    f"{folder} exists and is not empty; use --force or another -o"
+                )
+        elif os.path.lexists(folder):
+            what = "a link to nothing" if folder.is_symlink() else "a file"
+            raise OutputExistsError(f"{folder} is {what}; -o names a folder")
+        with _scratch(folder):
             pass
     except OSError as problem:
         raise output_error(folder, problem) from problem
@@ -46,34 +47,48 @@ def staged(folder: Path, *, force: bool) -> Iterator[Path]:
     """
     check_free(folder, force=force)
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", dir=folder.parent))
+        with _scratch(folder) as scratch:
+            try:
+                yield scratch
+            except GateError:
+                _deliver(scratch, folder, force=force)
+                raise
+            except GraphoptError as problem:
+                # The user knows the folder, not where it is filled.
+                problem.args = (str(problem).replace(str(scratch), str(folder)),)
+                raise
+            _deliver(scratch, folder, force=force)
     except OSError as problem:
-        raise output_error(folder, problem) from problem
-    try:
-        try:
-            yield scratch
-        except GateError:
-            _deliver(scratch, folder)
+        # Not what went wrong in reading something else.
+        about = Path(os.fsdecode(problem.filename or folder)).absolute()
+        if folder.absolute().parent not in (about, *about.parents):
             raise
-        _deliver(scratch, folder)
-    except OSError as problem:
         raise output_error(folder, problem) from problem
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _deliver(scratch: Path, folder: Path) -> None:
-    scratch.chmod(0o777 & ~_umask())
-    if not folder.exists():
-        scratch.rename(folder)
-        scratch.mkdir()  # so that cleaning up finds what it expects
-        return
+def _scratch(folder: Path) -> AbstractContextManager[Path]:
+    """A folder on the disk that will hold the results: inside one that exists (a mount, often)."""
+    return scratch_beside(folder / "results" if folder.is_dir() else folder)
+
+
+def _deliver(scratch: Path, folder: Path, *, force: bool) -> None:
     fresh = {p.name for p in scratch.iterdir()}
-    for stale in _ours(folder) - fresh:
-        (folder / stale).unlink(missing_ok=True)
-    # The report goes last: it vouches for the others.
-    for name in sorted(fresh, key=lambda n: (n == REPORT, n)):
-        (scratch / name).replace(folder / name)
+    others = {p.name for p in folder.iterdir()} - {scratch.name} if folder.is_dir() else set()
+    if others and not force:
+        raise OutputExistsError(f"{folder} was filled by another program meanwhile; use another -o")
+    blocked = next((n for n in sorted(others & fresh) if (folder / n).is_dir()), None)
+    if blocked is not None:
+        raise OutputExistsError(f"{folder / blocked} is a folder, and a result goes by that name")
+    with uninterrupted():
+        if not folder.exists():
+            scratch.chmod(0o777 & ~_umask())
+            scratch.rename(folder)
+            return
+        for stale in _ours(folder) - fresh:
+            (folder / stale).unlink(missing_ok=True)
+        # The report goes last: it vouches for the others.
+        for name in sorted(fresh, key=lambda n: (n == REPORT, n)):
+            (scratch / name).replace(folder / name)
 
 
 def _ours(folder: Path) -> set[str]:

@@ -47,7 +47,7 @@ def build(request: Request, ui: Console | None = None) -> Report:
         plan = prepare(request, report, ui)
         done = optimize(plan.model, request.recipe, plan.align, report, ui)
         warn_of_pruning(plan, done, ui)
-        files = _Files(folder, report)
+        files = _Files(folder, report, runnable=not plan.unrunnable)
         onnx = {"fp32": files.save_model("onnx-fp32", FP32, done.model)}
         if done.plan is not None:
             files.save_text("prune-plan", "prune-plan.json", done.plan.to_json())
@@ -91,14 +91,16 @@ def preview(request: Request, ui: Console) -> tuple[Report, Optimized]:
 class _Files:
     """Saves into the staging folder and lists each file in the report."""
 
-    def __init__(self, folder: Path, report: Report) -> None:
-        self.folder, self.report = folder, report
+    def __init__(self, folder: Path, report: Report, *, runnable: bool) -> None:
+        self.folder, self.report, self.runnable = folder, report, runnable
 
     def save_model(self, kind: str, name: str, model: Model) -> Path:
         """Save a model; ONNX Runtime must take the file as it lies there."""
         path = model.save(self.folder / name)
-        with open_session(path):
-            self.report.add_artifact(kind, path)
+        if self.runnable:
+            with open_session(path):
+                pass
+        self.report.add_artifact(kind, path)
         data = path.with_name(path.name + ".data")
         if data.exists():
             self.report.add_artifact(f"{kind}-data", data)

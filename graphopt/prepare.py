@@ -12,13 +12,17 @@ from graphopt.console import Console
 from graphopt.data import EXAMPLES, Dataset, Preprocess, load_preprocess, open_data, synthetic
 from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
 from graphopt.engines.select import choose
-from graphopt.errors import DataError, UsageError
-from graphopt.graph import Shape
+from graphopt.engines.shapes import resolve_shapes
+from graphopt.errors import DataError, UnsupportedModelError, UsageError
+from graphopt.graph import is_standard, walk
 from graphopt.model import Model
+from graphopt.opening import check_inputs
+from graphopt.optimize import named_pass
 from graphopt.profiles import DeviceProfile, load_device
 from graphopt.recipe import Recipe
-from graphopt.registry import did_you_mean
 from graphopt.report import Report
+from graphopt.verify import check_labels, class_output, numeric, opened
+from graphopt.wording import spell
 
 MAX_AUTO_BATCH = 16
 SYNTHETIC_SAMPLES = 64
@@ -26,6 +30,11 @@ SYNTHETIC_SAMPLES = 64
 NO_DATA = f"""calibration needs samples of what the model will see; one of:
 {EXAMPLES}
   --synthetic                              random data: for latency only, accuracy means nothing"""
+
+NO_GATE = (
+    "--max-drop needs an output of class scores, of shape (N, C), and this model has none: "
+    "leave it out, or judge by SQNR in report.json"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class BuildPlan:
         evaluation: samples to measure fidelity on.
         align: pruned widths are a multiple of this.
         shapes: input name -> shapes, for every dynamic input.
+        unrunnable: why ONNX Runtime cannot run the model, so that nothing is verified or timed;
+            empty where it can.
     """
 
     request: Request
@@ -70,6 +81,7 @@ class BuildPlan:
     evaluation: Dataset
     align: int
     shapes: Mapping[str, ShapeRange]
+    unrunnable: str = ""
 
     @property
     def precision(self) -> str:
@@ -96,6 +108,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     report.decide("engine", engine.name, reason)
     ui.info(f"engine {engine.name}: {reason}")
     model = Model.load(request.model)
+    check_inputs(model)
     report.source = describe(request.model, model)
     preprocess = load_preprocess(recipe.data.preprocess) if recipe.data.preprocess else None
     calibration = _calibration(model, recipe, preprocess, report, ui)
@@ -108,8 +121,96 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
         ui.info(
             f"align {align}: {precision} kernels of {device.name} want widths that divide by it"
         )
-    shapes = resolve_shapes(model, recipe, evaluation, report, ui)
-    return BuildPlan(request, model, engine, device, calibration, evaluation, align or 8, shapes)
+    shapes = choose_shapes(model, recipe, evaluation, report, ui)
+    _keep_apart(request, calibration, evaluation)
+    _mind_opset(model, device, ui)
+    unrunnable = _custom_ops_refused(request, model, engine)
+    if unrunnable:
+        report.decide("verification", "none", unrunnable)
+        ui.warn(f"nothing is verified or timed: {unrunnable}")
+    else:
+        _try_out(request, evaluation)
+    return BuildPlan(
+        request, model, engine, device, calibration, evaluation, align or 8, shapes, unrunnable
+    )
+
+
+def _mind_opset(model: Model, device: DeviceProfile, ui: Console) -> None:
+    """Say so where no TensorRT for the device parses so new an opset."""
+    if device.max_opset is not None and model.opset > device.max_opset:
+        ui.warn(
+            f"the model is of opset {model.opset}, and TensorRT for {device.name} parses up to "
+            f"{device.max_opset}: export it with opset {device.max_opset}"
+        )
+
+
+def _custom_ops_refused(request: Request, model: Model, engine: Engine) -> str:
+    """Return why ONNX Runtime cannot run a model with custom operators, or an empty string.
+
+    Such a model passes through, unverified, where nothing that was asked for has to run it.
+
+    Raises:
+        UnsupportedModelError: something has to.
+    """
+    custom = sorted({f"{n.domain}::{n.op}" for n in walk(model.graph) if not is_standard(n)})
+    if not custom:
+        return ""
+    try:
+        with opened(request.model):
+            return ""
+    except UnsupportedModelError as problem:
+        recipe = request.recipe
+        needs = {
+            "--int8 calibrates on ONNX Runtime": recipe.quantize.int8,
+            "--max-drop compares on ONNX Runtime": recipe.gate.max_drop is not None,
+            "--engine onnxruntime builds for it": request.build_engine
+            and engine.name == "onnxruntime",
+        }
+        asked = [why for why, needed in needs.items() if needed]
+        lacks = f"ONNX Runtime cannot run {', '.join(custom)}"
+        if asked:
+            raise UnsupportedModelError(f"{lacks}, and {asked[0]}: leave that out") from problem
+        return lacks
+
+
+def _keep_apart(request: Request, *data: Dataset | None) -> None:
+    """Refuse an output folder whose files would overwrite the model, or become a class of data.
+
+    Raises:
+        UsageError: one line that says which.
+    """
+    out, model = request.out.resolve(), request.model.resolve()
+    if model.parent == out and model.name.startswith("model."):
+        raise UsageError(
+            f"{request.model} lies in the output folder and could be overwritten: "
+            "use another -o, or another name for the model"
+        )
+    for dataset in data:
+        if dataset is None or not dataset.classes:
+            continue
+        root = Path(dataset.spec).resolve()
+        if out == root or root in out.parents:
+            raise UsageError(
+                f"{request.out} lies in {dataset.spec}, whose sub-folders are classes: "
+                "use an -o outside the data"
+            )
+
+
+def _try_out(request: Request, data: Dataset) -> None:
+    """Run the model as given on one batch, so that what it refuses is told before any work.
+
+    Raises:
+        UnsupportedModelError: ONNX Runtime refuses it, or a gate has nothing to judge by.
+        DataError: a label is no class of the model.
+    """
+    with opened(request.model) as run:
+        feeds = next(iter(data.batches(1)))
+        outputs = {name: numeric(name, value) for name, value in run(feeds).items()}
+    output = class_output(outputs, min(len(array) for array in feeds.values()))
+    if output is not None and data.labels is not None:
+        check_labels(data.labels, output, outputs[output].shape[1])
+    if output is None and request.recipe.gate.max_drop is not None:
+        raise UnsupportedModelError(NO_GATE)
 
 
 def _engine(request: Request, device: DeviceProfile) -> tuple[Engine, str]:
@@ -130,6 +231,8 @@ def check_names(recipe: Recipe) -> None:
     """
     CALIBRATORS.canonical(recipe.quantize.calibrator)
     IMPORTANCES.canonical(recipe.prune.importance)
+    for name in recipe.optimize.passes:
+        named_pass(name)
     if recipe.quantize.int8 and not recipe.data.calibration and not recipe.data.synthetic:
         raise DataError("--int8 needs --data", hint=NO_DATA)
     if recipe.data.synthetic and recipe.data.calibration:
@@ -210,7 +313,7 @@ def _synthetic(model: Model, recipe: Recipe) -> Dataset:
     return synthetic(model.inputs(), count, seed=recipe.data.seed, shapes=shapes)
 
 
-def resolve_shapes(
+def choose_shapes(
     model: Model, recipe: Recipe, data: Dataset, report: Report, ui: Console
 ) -> dict[str, ShapeRange]:
     """Give every dynamic input its min, opt and max shapes.
@@ -221,22 +324,13 @@ def resolve_shapes(
     Raises:
         UsageError: a named input does not exist, or a given shape contradicts the model.
     """
-    inputs = model.inputs()
-    for name, given in recipe.engine.shapes.items():
-        if name not in inputs:
-            raise UsageError(
-                f"--opt-shapes names '{name}'{did_you_mean(name, inputs)}; "
-                f"the model's inputs: {', '.join(inputs)}"
-            )
-        _fits(name, inputs[name][1], given.opt)
-    shapes: dict[str, ShapeRange] = {}
+    shapes = {
+        name: ShapeRange(given.min, given.opt, given.max)
+        for name, given in recipe.engine.shapes.items()
+    }
     sample = {name: array.shape[1:] for name, array in next(iter(data.batches(1))).items()}
-    for name, (_, shape) in inputs.items():
-        if name in recipe.engine.shapes:
-            chosen = recipe.engine.shapes[name]
-            shapes[name] = ShapeRange(tuple(chosen.min), tuple(chosen.opt), tuple(chosen.max))
-            continue
-        if all(isinstance(d, int) for d in shape):
+    for name, (_, shape) in model.inputs().items():
+        if name in shapes or all(isinstance(d, int) for d in shape):
             continue
         rest = tuple(
             d if isinstance(d, int) else int(sample[name][i]) for i, d in enumerate(shape[1:])
@@ -244,7 +338,7 @@ def resolve_shapes(
         batch = shape[0]
         low, high = (batch, batch) if isinstance(batch, int) else (1, MAX_AUTO_BATCH)
         shapes[name] = ShapeRange((low, *rest), (low, *rest), (high, *rest))
-        spelled = "x".join(str(d) for d in (low, *rest))
+        spelled = spell((low, *rest))
         report.decide(
             f"shapes of {name}", f"{spelled}, batch up to {high}", "dynamic, none were given"
         )
@@ -252,13 +346,5 @@ def resolve_shapes(
             f"input {name}: built for {spelled}, batch {low} to {high}; "
             "--min-shapes/--opt-shapes/--max-shapes change it"
         )
+    resolve_shapes(model, shapes)  # what the engine would refuse, before any work
     return shapes
-
-
-def _fits(name: str, declared: Shape, given: tuple[int, ...]) -> None:
-    if len(declared) == len(given) and all(
-        not isinstance(d, int) or d == g for d, g in zip(declared, given, strict=True)
-    ):
-        return
-    want = "x".join(str(d) for d in declared)
-    raise UsageError(f"input '{name}' is {want}, which {'x'.join(map(str, given))} does not fit")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.dialects import DIALECTS
 from graphopt.errors import UnsupportedModelError
-from graphopt.graph import is_float
+from graphopt.graph import in_graph_order, is_float
 from graphopt.model import Model
 from graphopt.passes.insert_qdq import InsertQDQ, excluded_nodes
 
@@ -33,10 +32,7 @@ def wanted_tensors(model: Model, exclude: Sequence[str]) -> list[str]:
 
 def activations(model: Model) -> list[str]:
     """Return every float32 tensor that depends on the input, in graph order."""
-    tensors = itertools.chain(
-        model.graph.inputs, (t for node in model.graph.nodes for t in node.outputs)
-    )
-    return [t.name for t in tensors if t.name and is_float(t)]
+    return [t.name for t in in_graph_order(model.graph) if t.name and is_float(t)]
 
 
 def batch_size(model: Model, wanted: Sequence[str], data: Dataset) -> int:
@@ -76,6 +72,11 @@ def calibration_table(
         DataError: an activation is NaN or infinite.
     """
     if not tensors:
+        if any(t.dtype == np.float16 for t in model.graph.tensors().values()):
+            raise UnsupportedModelError(
+                "the weights are float16, and INT8 is calibrated in float32: start from the "
+                "float32 model, or leave --int8 out"
+            )
         raise UnsupportedModelError(
             "nothing in this model can be quantized: no Conv, ConvTranspose, Gemm or MatMul with "
             "constant float32 weights wide enough; leave --int8 out"

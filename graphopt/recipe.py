@@ -13,10 +13,11 @@
     calibrator = "entropy"         name = "auto"
     exclude = ["Gemm", "/fc/*"]    device = "t4"
 
-    [gate]                         [engine.shapes.input]
-    max_drop = 0.5                 min = [1, 3, 224, 224]
+    [optimize]                     [engine.shapes.input]
+    passes = ["my-pass"]           min = [1, 3, 224, 224]
                                    opt = [8, 3, 224, 224]
-                                   max = [32, 3, 224, 224]
+    [gate]                         max = [32, 3, 224, 224]
+    max_drop = 0.5
 
 Flags override the file. The recipe with every default written out is saved beside the outputs.
 """
@@ -40,6 +41,12 @@ Dims = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=16)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Optimize(_Part):
+    """More passes by name, run in this order with default options once BatchNorm is folded."""
+
+    passes: tuple[str, ...] = ()
 
 
 class Prune(_Part):
@@ -104,6 +111,7 @@ class Gate(_Part):
 class Recipe(_Part):
     """Everything a build was asked for, apart from the model and the output folder."""
 
+    optimize: Optimize = Optimize()
     prune: Prune = Prune()
     quantize: Quantize = Quantize()
     data: Data = Data()
@@ -128,7 +136,8 @@ class Recipe(_Part):
         """Read a TOML recipe.
 
         Raises:
-            RecipeError: the file is missing, is not TOML, or asks for something unknown.
+            UsageError: there is no such file, or it cannot be read.
+            RecipeError: it is not TOML, or asks for something unknown.
         """
         return cls.from_dict(load_toml(path), where=str(Path(path)))
 
@@ -144,12 +153,20 @@ class Recipe(_Part):
         return dump_toml(self.model_dump(mode="json"))
 
 
+# Where pydantic speaks of Python, and a recipe is TOML.
+_PLAIN = {
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "tuple_type": "must be a list, in brackets",
+}
+
+
 def _tell(error: Any) -> str:
     path = [str(p) for p in error["loc"]]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}'{did_you_mean(path[-1], _known(path[:-1]))}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = _PLAIN.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     return f"'{key}': {message[:1].lower()}{message[1:]} (got {error['input']!r})"
 
 
@@ -196,6 +213,6 @@ def _parse_one(flag: str, specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
             parsed[name] = tuple(int(d) for d in dims.split("x"))
         except ValueError:
             parsed.pop(name, None)
-        if not name or name not in parsed:
+        if not name or name not in parsed or min(parsed[name]) < 1:
             raise UsageError(f"{flag} '{spec}' is not of the form input:1x3x224x224")
     return parsed

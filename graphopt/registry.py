@@ -13,7 +13,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from graphopt.errors import UsageError
+from graphopt.errors import EnvironmentProblem, UsageError
+from graphopt.wording import one_line
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -67,8 +68,14 @@ class Registry:
 
         Raises:
             UsageError: nothing is registered under it.
+            EnvironmentProblem: what is registered cannot be imported.
         """
         name = self.canonical(name)
         target = self.table.get(name) or self._plugins()[name]
         module, _, attribute = target.partition(":")
-        return getattr(import_module(module), attribute)
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as problem:
+            raise EnvironmentProblem(
+                f"the {self.kind} '{name}' ({target}) cannot be imported: {one_line(problem)}"
+            ) from problem

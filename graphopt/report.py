@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import graphopt
 from graphopt.files import dump_json, sha256, write_text
+from graphopt.machine import installed_version
 from graphopt.passes.base import PassResult
 
 SCHEMA = 1
@@ -162,10 +162,9 @@ def versions() -> dict[str, str]:
         "tensorrt-rtx",
         "pillow",
     ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+        version = installed_version(name)
+        if version is not None:
+            found[name] = version
     found["platform"] = f"{sys.platform}-{platform.machine()}"
     return found
 

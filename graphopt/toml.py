@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from graphopt.errors import RecipeError
+from graphopt.files import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,16 +21,12 @@ def load_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        RecipeError: no such file, not text, or not TOML (with line and column).
+        UsageError: no such file, or it cannot be read.
+        RecipeError: it is not TOML (with line and column).
     """
-    path = Path(path)
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(read_text(path))
         return values
-    except FileNotFoundError as problem:
-        raise RecipeError(f"no such file: {path}") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RecipeError(f"cannot read {path}: {problem}") from problem
     except tomllib.TOMLDecodeError as problem:
         raise RecipeError(f"{path} is not valid TOML: {problem}") from problem
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt.console import Console
 from graphopt.errors import DataError, GateError, OutputExistsError, UsageError
-from graphopt.files import dump_json, write_text
+from graphopt.files import dump_json, output_error, scratch_beside, write_text
 from graphopt.recipe import DEFAULT_SAMPLES, Recipe, parse_shapes
+
+if TYPE_CHECKING:
+    from graphopt.data import Dataset
+    from graphopt.graph import Shape
+    from graphopt.model import Inputs
 
 
 def recipe_of(flags: Mapping[str, Any]) -> Recipe:
@@ -107,6 +113,7 @@ def run_calibrate(model_path: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt calibrate``."""
     from graphopt.calibrators.cache import parse_version, write_cache
     from graphopt.model import Model
+    from graphopt.opening import check_inputs
     from graphopt.prepare import NO_DATA
     from graphopt.quantize import activations, calibration_table, wanted_tensors
 
@@ -114,11 +121,14 @@ def run_calibrate(model_path: Path, flags: dict[str, Any], ui: Console) -> None:
         raise DataError("calibrate needs --data", hint=NO_DATA)
     version = parse_version(flags["trt_version"])
     out = flags["output"] or Path("calibration.json")
+    if out == flags["trt_cache"]:
+        raise UsageError(f"-o and --trt-cache both name {out}")
     for path in (out, flags["trt_cache"]):
         if path is not None:
-            refuse_overwrite(path, flags["force"])
+            refuse_overwrite(path, flags["force"], keep=[model_path])
     model = Model.load(model_path)
-    data = _open(flags, model)
+    check_inputs(model)
+    data = _open(flags, model.inputs())
     ui.info(f"calibration data: {data.summary()}")
     # TensorRT's implicit mode and DLA want a scale for every tensor; Q/DQ only for some.
     tensors = activations(model) if flags["trt_cache"] else wanted_tensors(model, ())
@@ -141,7 +151,7 @@ def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
     from graphopt.engines.header import is_engine
     from graphopt.inspection import inspect_engine, inspect_model
 
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for a name too long
         raise UsageError(f"no such file: {path}")
     if is_engine(path):
         inspect_engine(path, ui)
@@ -152,7 +162,6 @@ def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
 
 def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt compare``."""
-    from graphopt.model import Model
     from graphopt.opening import opened
     from graphopt.verify import compare
 
@@ -163,12 +172,10 @@ def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
     with ExitStack() as stack:
         session_a = stack.enter_context(opened(a))
         session_b = stack.enter_context(opened(b))
-        data = _open(flags, Model.load(a))
+        data = _open(flags, common_inputs(session_a.inputs(), session_b.inputs()))
         ui.info(f"data: {data.summary()}")
         advance = stack.enter_context(ui.progress("comparing", len(data)))
-        result = compare(
-            session_a.run, session_b.run, data, batch=data.batch_size(16), progress=advance
-        )
+        result = compare(session_a.run, session_b.run, data, progress=advance)
     if ui.json:
         ui.raw(dump_json(result.to_json()))
     else:
@@ -184,20 +191,22 @@ def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
 
 def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt profile``."""
-    from graphopt.model import Model
-    from graphopt.opening import made_up, opened
+    from graphopt.data import synthetic
+    from graphopt.opening import opened
 
     if flags["output"] is not None:
-        refuse_overwrite(flags["output"], flags["force"])
+        refuse_overwrite(flags["output"], flags["force"], keep=[path])
     shapes = parse_shapes((), flags["opt_shapes"], ()) or {}
     fixed = {name: tuple(s["opt"]) for name, s in shapes.items()}
     with opened(path) as session:
         batch = flags["batch"] or next((s[0] for s in fixed.values() if s), 1)
         if flags["data"]:
-            data = _open(flags, Model.load(path))
+            data = _open(flags, session.inputs())
         else:
-            data = made_up(path, batch, fixed, flags["seed"] or 0)
-        feeds = next(iter(data.batches(data.batch_size(batch))))
+            data = synthetic(session.inputs(), batch, seed=flags["seed"] or 0, shapes=fixed)
+        if flags["batch"] and data.batch_size(batch) != batch:
+            raise UsageError(f"--batch {batch}: the model's batch is fixed at {data.fixed_batch}")
+        feeds = next(iter(data.batches(batch)))
         profile = session.time(
             feeds,
             warmup_s=flags["warm_up"] / 1000,
@@ -286,24 +295,50 @@ def run_doctor(ui: Console) -> None:
             ui.result(f"{'':29}-> {finding.remedy}")
 
 
-def refuse_overwrite(path: Path, force: bool) -> None:
-    """Refuse a file that exists, unless ``--force``.
+def refuse_overwrite(path: Path, force: bool, *, keep: Sequence[Path] = ()) -> None:
+    """Refuse, before any work, an output file that exists (unless ``--force``) or cannot be made.
+
+    Args:
+        path: the file to write.
+        force: it may exist.
+        keep: files that are read, and never overwritten.
 
     Raises:
-        OutputExistsError: it exists.
+        OutputExistsError: it exists, is a folder, or is one of ``keep``.
+        OutputError: it cannot be made.
     """
-    if path.exists() and not force:
-        raise OutputExistsError(f"{path} exists; use --force or another name")
+    try:
+        if path.is_dir():
+            raise OutputExistsError(f"{path} is a folder: name a file in it")
+        if any(path.exists() and other.exists() and path.samefile(other) for other in keep):
+            raise OutputExistsError(f"{path} is what is read: use another name for the output")
+        if path.exists() and not force:
+            raise OutputExistsError(f"{path} exists; use --force or another name")
+        with scratch_beside(path):
+            pass
+    except OSError as problem:
+        raise output_error(path, problem) from problem
 
 
-def _open(flags: Mapping[str, Any], model: Any) -> Any:
+def common_inputs(a: Inputs, b: Inputs) -> Inputs:
+    """Return what both take: A's inputs, with sizes fixed that B fixes (its batch, often)."""
+    common: dict[str, tuple[Any, Shape]] = {}
+    for name, (dtype, shape) in a.items():
+        other = b.get(name, (dtype, shape))[1]
+        if len(other) == len(shape):
+            shape = tuple(s if isinstance(s, int) else o for s, o in zip(shape, other, strict=True))
+        common[name] = (dtype, shape)
+    return common
+
+
+def _open(flags: Mapping[str, Any], inputs: Inputs) -> Dataset:
     from graphopt.data import open_data
     from graphopt.data.preprocess import load_preprocess
 
     preprocess = load_preprocess(flags["preprocess"]) if flags["preprocess"] else None
     return open_data(
         flags["data"],
-        model.inputs(),
+        inputs,
         preprocess=preprocess,
         limit=flags["samples"] or DEFAULT_SAMPLES,
         seed=flags["seed"] or 0,

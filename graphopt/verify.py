@@ -18,6 +18,7 @@ from graphopt.graph import Array
 from graphopt.model import Feeds, Model
 from graphopt.registry import did_you_mean
 from graphopt.runtime import open_session
+from graphopt.wording import one_line, spell
 
 __all__ = [
     "Error",
@@ -138,11 +139,7 @@ class _Votes:
         if self.labels is None:
             return
         truth = self.labels[start : self.samples]
-        if truth.size and int(truth.max()) >= a.shape[1]:
-            raise DataError(
-                f"label {int(truth.max())} is out of range: output '{self.output}' has "
-                f"{a.shape[1]} classes (0 to {a.shape[1] - 1}); is --data the right folder?"
-            )
+        check_labels(truth, self.output, a.shape[1])
         for pair in zip((class_a == truth).tolist(), (class_b == truth).tolist(), strict=True):
             self.table[pair] = self.table.get(pair, 0) + 1
 
@@ -190,9 +187,7 @@ def compare(
         pairs = dict(_paired(out_a, out_b))
         if not samples:
             sums = {name: _Sums() for name in pairs}
-            votes.output = next(
-                (n for n, (a, _) in pairs.items() if _scores(a, rows) is not None), ""
-            )
+            votes.output = class_output({n: a for n, (a, _) in pairs.items()}, rows) or ""
         for name, (a, b) in pairs.items():
             sums[name].add(a, b, rows)
         if votes.output:
@@ -254,10 +249,9 @@ def opened(
             try:
                 values = session.run(None, dict(feeds))
             except Exception as problem:  # ONNX Runtime's have no base class of their own.
-                shapes = ", ".join(f"{n} {_spell(a.shape)}" for n, a in feeds.items())
-                told = " ".join(str(problem).split())[:300]
+                shapes = ", ".join(f"{n} {spell(a.shape)}" for n, a in feeds.items())
                 raise UnsupportedModelError(
-                    f"ONNX Runtime cannot run the model on {shapes}: {told}"
+                    f"ONNX Runtime cannot run the model on {shapes}: {one_line(problem)}"
                 ) from problem
             return dict(zip(names, values, strict=True))
 
@@ -296,18 +290,49 @@ def _paired(
             f"A has {', '.join(out_a)}; B has {', '.join(out_b)}"
         )
     for name, value in out_a.items():
-        a, b = np.asarray(value), np.asarray(out_b[name])
-        for side, array in (("A", a), ("B", b)):
-            if array.dtype.kind in "OUSM":
-                raise UsageError(
-                    f"output '{name}' of {side} is no array of numbers: not comparable"
-                )
+        a, b = numeric(name, value, " of A"), numeric(name, out_b[name], " of B")
         if a.shape != b.shape:
             raise UsageError(
-                f"output '{name}' is {_spell(a.shape)} in A and {_spell(b.shape)} in B: "
+                f"output '{name}' is {spell(a.shape)} in A and {spell(b.shape)} in B: "
                 "only outputs of the same shape can be compared"
             )
         yield name, (a, b)
+
+
+def class_output(outputs: Mapping[str, Array], rows: int) -> str | None:
+    """Return the output taken for class scores: the first of shape (rows, C > 1); or None."""
+    return next((n for n, array in outputs.items() if _scores(array, rows) is not None), None)
+
+
+def check_labels(labels: Array, output: str, classes: int) -> None:
+    """Refuse a label that is no class of the model.
+
+    Raises:
+        DataError: one is out of range.
+    """
+    if labels.size and int(labels.max()) >= classes:
+        raise DataError(
+            f"label {int(labels.max())} is out of range: output '{output}' has {classes} classes "
+            f"(0 to {classes - 1}); is it the right data?"
+        )
+
+
+def numeric(name: str, value: object, whose: str = "") -> Array:
+    """Return an output as an array of numbers.
+
+    Raises:
+        UnsupportedModelError: it is a map, text, or a sequence of different shapes.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind in "OUSM":
+        raise UnsupportedModelError(
+            f"output '{name}'{whose} is no array of numbers: it cannot be compared; "
+            "leave it out of the model"
+        )
+    return array
 
 
 def _scores(array: Array, rows: int) -> Array | None:
@@ -321,7 +346,3 @@ def _classes(scores: Array) -> Array:
     """Return the class of each row, -1 where a score is NaN: a wrong answer for any label."""
     values = np.asarray(scores, dtype=np.float64)
     return np.where(np.isnan(values).any(axis=1), -1, values.argmax(axis=1))
-
-
-def _spell(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphopt.machine import cpu_count
 from graphopt.profiles.device import DeviceProfile
 
 # Integer dot products: ONNX Runtime's INT8 kernels are fast with any of these.
@@ -55,10 +56,9 @@ def cpu(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> Cpu:
         values.setdefault(key.strip().lower(), value.strip())
     flags = set((values.get("flags") or values.get("features") or "").split())
     model = values.get("model name") or values.get("hardware") or platform.processor()
-    affinity = getattr(os, "sched_getaffinity", None)
     return Cpu(
         model=model or platform.machine() or "unknown",
-        cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
+        cores=cpu_count(),
         int8_flags=tuple(flag for flag in INT8_FLAGS if flag in flags),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import math
 import platform
 import time
@@ -15,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from graphopt.errors import UsageError
+from graphopt.machine import installed_version
 
 SCHEMA = 1
 _KIND = "graphopt-latency-profile"
@@ -52,6 +52,9 @@ class LatencyProfile:
         """Return the ``q``-th percentile, 0 <= q <= 100, in ms.
 
         Interpolated linearly between the two nearest samples, as NumPy does by default.
+
+        Raises:
+            ValueError: ``q`` is no percentile.
         """
         if not 0 <= q <= 100:
             raise ValueError(f"a percentile is between 0 and 100, not {q}")
@@ -175,6 +178,9 @@ def sample(
         min_runs: ... and at least this many runs.
         environment: what to record; :func:`environment` by default.
         clock: nanoseconds, for tests.
+
+    Raises:
+        UsageError: no run is asked for, or a time is negative.
     """
     if min_runs < 1 or min_s < 0 or warmup_s < 0:
         raise UsageError("timing needs at least one run, and times that are not negative")
@@ -197,7 +203,7 @@ def environment() -> dict[str, str]:
         "cores": str(processor.cores),
         "cpu": processor.model,
         "governor": _governor(),
-        "onnxruntime": _version("onnxruntime"),
+        "onnxruntime": installed_version("onnxruntime") or "none",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -240,10 +246,3 @@ def _governor() -> str:
         return _GOVERNOR.read_text(encoding="ascii", errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"

@@ -79,3 +79,22 @@ def conv_net(channels: int = 32, *, batch: str = "N", seed: int = 0) -> Model:
 def image_samples(count: int, seed: int = 1) -> np.ndarray:
     """Make inputs for :func:`conv_net`."""
     return np.random.default_rng(seed).normal(size=(count, 3, 16, 16)).astype("f4")
+
+
+def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
+    """Return the ratio of signal to quantization noise, in dB."""
+    signal = np.square(reference.astype(np.float64)).sum()
+    noise = np.square(reference.astype(np.float64) - other).sum()
+    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
+
+
+def rtx_refuses(model: Model) -> str | None:
+    """Return what the TensorRT-RTX parser says against a model, or None; skip without it."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse(model.to_onnx().SerializeToString()):
+        return None
+    return "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))

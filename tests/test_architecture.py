@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from types import FunctionType
@@ -25,47 +26,19 @@ HOMES = {
     "graphopt.profiles": ROOT / "profiles",
 }
 # Each may import from its own layer and those before it.
+# docs/architecture.md draws the same.
 LAYERS: list[set[str]] = [
-    {
-        "errors",
-        "registry",
-        "files",
-        "toml",
-        "graph",
-        "intake",
-        "reader",
-        "writer",
-        "model",
-        "runtime",
-        "cost",
-        "console",
-    },
+    {"errors", "registry", "files", "toml", "wording", "machine", "console"},
+    {"graph", "intake", "reader", "writer", "model", "runtime", "coverage", "cost"},
     {"profiles", "calibrators"},
-    {
-        "channels",
-        "data",
-        "dialects",
-        "engines",
-        "fidelity",
-        "passes",
-        "verify",
-    },
+    {"channels", "data", "dialects", "engines", "fidelity", "passes", "verify"},
     {"recipe"},
-    {
-        "report",
-        "output",
-        "optimize",
-        "quantize",
-        "measure",
-        "prepare",
-        "outcome",
-        "opening",
-        "inspection",
-    },
+    {"report", "output", "optimize", "quantize", "measure", "prepare", "outcome", "opening",
+     "inspection"},
     {"pipeline"},
     {"verbs"},
     {"cli", "__main__"},
-]
+]  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -88,33 +61,75 @@ def layer(module: str) -> int | None:
     return known[0] if known else -1
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """Every graphopt module imported, also inside functions, but not for type checking only."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
+def imports(path: Path, *, inside_functions: bool = True) -> set[str]:
+    """Every graphopt module imported, but not for type checking only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.FunctionDef) and not inside_functions:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: write imports in full"
+            # ``from graphopt import pipeline`` imports graphopt.pipeline.
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+        todo += ast.iter_child_nodes(node)
     return {name for name in names if name.split(".")[0] == "graphopt"}
 
 
 def test_every_module_has_a_layer() -> None:
     assert [name for name in modules() if layer(name) == -1] == []
+    present = {name.split(".")[1] for name in modules() if "." in name}
+    assert set().union(*LAYERS) == present
 
 
 def test_imports_go_one_way() -> None:
-    wrong = []
-    for name, path in modules().items():
+    known, wrong = modules(), []
+    for name, path in known.items():
         own = layer(name)
-        for target in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        for target in imports(path) & set(known):
             there = layer(target)
             if own is not None and there is not None and there > own:
                 wrong.append(f"{name} imports {target}")
     assert wrong == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    known = modules()
+    targets = {
+        name: imports(path, inside_functions=False) & set(known) for name, path in known.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        # A package's __init__ collects what is in it, which may name the package again.
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for target in sorted(targets[name]):
+                if not name.startswith(f"{target}."):
+                    visit(target, (*path, name))
+            done.add(name)
+
+    for name in targets:
+        visit(name, ())
+
+
+def test_the_layers_are_found_and_what_is_for_types_only_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\nfrom graphopt import cli\nimport graphopt.verbs\n"
+        "if TYPE_CHECKING:\n    from graphopt.recipe import Recipe\n"
+        "def f():\n    from graphopt.model import Model\n"
+    )
+    top = {"graphopt", "graphopt.cli", "graphopt.verbs"}
+    assert imports(path, inside_functions=False) == top
+    assert imports(path) == top | {"graphopt.model", "graphopt.model.Model"}
 
 
 def test_packages_in_pyproject_are_the_folders() -> None:
@@ -179,9 +194,10 @@ def test_importing_graphopt_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_wheel_holds_what_it_should(tmp_path: Path) -> None:
+def test_sdist_and_wheel_hold_what_they_should(tmp_path: Path) -> None:
+    # As a release is made: the wheel is built from the sdist, so that neither lacks anything.
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)],
         check=True,
         capture_output=True,
     )
@@ -193,3 +209,8 @@ def test_wheel_holds_what_it_should(tmp_path: Path) -> None:
     want |= {f"graphopt/profiles/{p.name}" for p in (ROOT / "profiles").glob("*.toml")}
     want.add("graphopt/py.typed")
     assert names == want
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        top = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+    assert {"LICENSE", "CHANGELOG.md", "calibrators", "engines", "profiles", "graphopt"} <= top
+    assert not top & {"tests", "tools", "docs", "examples", "build"}

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from graphopt.errors import OutputError
-from graphopt.files import atomic_path, dump_json, output_error, sha256, write_bytes
+from graphopt.files import (
+    atomic_path,
+    dump_json,
+    output_error,
+    scratch_beside,
+    sha256,
+    uninterrupted,
+    write_bytes,
+)
 
 
 def test_writes_and_makes_folders(tmp_path: Path) -> None:
@@ -59,3 +69,35 @@ def test_json_refuses_nan_and_sorts() -> None:
     assert dump_json({"b": 1, "a": 2}).index('"a"') < dump_json({"b": 1, "a": 2}).index('"b"')
     with pytest.raises(ValueError, match="JSON"):
         dump_json({"a": float("nan")})
+
+
+def test_an_interrupt_waits_for_the_block() -> None:
+    done = False
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        done = True
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_during_cleaning_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    remove = shutil.rmtree
+
+    def interrupted(*args: object, **named: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        remove(*args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), scratch_beside(tmp_path / "out") as scratch:
+        (scratch / "half").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_made_for_nothing_are_removed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), scratch_beside(tmp_path / "a" / "b" / "out"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []

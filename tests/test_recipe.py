@@ -87,9 +87,9 @@ def test_bad_toml_names_the_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"r\.toml is not valid TOML.*line 1"):
         load_toml(tmp_path / "r.toml")
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="cannot read"):
+    with pytest.raises(UsageError, match="is not text"):
         load_toml(tmp_path / "b.toml")
-    with pytest.raises(RecipeError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         load_toml(tmp_path / "none.toml")
 
 
@@ -118,3 +118,22 @@ def test_any_text_is_a_shape_or_one_line(text: str) -> None:
         parse_shapes((), (text,), ())
     except UsageError as problem:
         assert "--opt-shapes" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"quantize": {"exclude": "Gemm"}}, "must be a list, in brackets"),
+        ({"prune": 3}, "must be a table"),
+        ({"engine": {"shapes": 3}}, "must be a table"),
+    ],
+)
+def test_wrong_types_are_told_in_the_words_of_toml(values: dict[str, object], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize("spec", ["in:0x3", "in:-1x3"])
+def test_shapes_hold_something(spec: str) -> None:
+    with pytest.raises(UsageError, match="--opt-shapes"):
+        parse_shapes((), (spec,), ())

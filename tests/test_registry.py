@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from graphopt.errors import UsageError
+from graphopt.errors import EnvironmentProblem, UsageError
 from graphopt.registry import Registry, did_you_mean
 
 TABLE = Registry(
@@ -48,6 +48,12 @@ def test_names_from_entry_points_are_added(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert TABLE.names() == ["apple", "pear", "kiwi"]
     assert TABLE.load("kiwi").__name__ == "Decimal"
+
+
+@pytest.mark.parametrize("target", ["no_such_module:x", "decimal:no_such_name"])
+def test_what_cannot_be_imported_is_told(target: str) -> None:
+    with pytest.raises(EnvironmentProblem, match=f"fruit 'fig' .{target}. cannot be imported"):
+        Registry("fruit", {"fig": target}).load("fig")
 
 
 def test_no_suggestion_for_something_far_off() -> None:

@@ -234,9 +234,17 @@ def test_outputs_without_a_batch_axis(tmp_path: Path) -> None:
 def test_outputs_that_cannot_be_compared_are_refused(
     tmp_path: Path, a: dict[str, np.ndarray], b: dict[str, np.ndarray], told: str
 ) -> None:
-    with pytest.raises(UsageError, match=told) as caught:
+    with pytest.raises((UsageError, UnsupportedModelError), match=told) as caught:
         compare(table(**a), table(**b), numbered(tmp_path, 1))
     assert "\n" not in str(caught.value)
+
+
+def test_a_sequence_of_unlike_arrays_is_refused(tmp_path: Path) -> None:
+    def run(_: Feeds) -> dict[str, object]:
+        return {"s": [np.ones(2), np.ones(3)]}
+
+    with pytest.raises(UnsupportedModelError, match="'s' of A is no array of numbers"):
+        compare(run, run, numbered(tmp_path, 1))  # type: ignore[arg-type]
 
 
 def test_evaluate_counts_what_one_model_has_right(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import shlex
@@ -257,7 +256,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     f"round {number + 1}: {name}: {row['wall_s']:.2f} s, {row['peak_mb']:.0f} MB",
                     file=sys.stderr,
                 )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from graphopt.machine import cpu_count
+
+    cores = cpu_count()
     setup = {
         "command": shlex.join(["python", "tools/bench_calibration.py", *sys.argv[1:]]),
         "images": arguments.images,

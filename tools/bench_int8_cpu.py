@@ -29,13 +29,14 @@ from shapes import resnet18
 
 from graphopt.calibrators.collect import calibrate, collect
 from graphopt.calibrators.minmax import MinMax
+from graphopt.coverage import FLOAT_CONVOLUTIONS, INTEGER_OPS, count, optimized_ops
 from graphopt.dialects import DIALECTS
-from graphopt.dialects.coverage import INTEGER_OPS, op_counts_after_optimization
 from graphopt.dialects.onnxruntime import OnnxRuntime
+from graphopt.machine import cpu_count
 from graphopt.model import Feeds, Model
 from graphopt.passes.insert_qdq import InsertQDQ
 from graphopt.profiles import host
-from graphopt.runtime import cpu_count, open_session
+from graphopt.runtime import open_session
 
 CALIBRATION_BATCHES = 4
 BOOTSTRAPS = 4000
@@ -195,7 +196,7 @@ def measure_shape(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             "speedup": ratio,
             "speedup_95": [low, high],
             "sqnr_db": noise.get(variant),
-            "operators": op_counts_after_optimization(model),
+            "operators": optimized_ops(model),
             "samples_ms": samples[variant],
         }
     return rows
@@ -227,8 +228,7 @@ def markdown(report: dict[str, Any]) -> str:
             low, high = row["speedup_95"]
             ratio = "1" if variant == "fp32" else f"{row['speedup']:.2f} ({low:.2f} to {high:.2f})"
             noise = "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
-            integers = sum(n for op, n in ops.items() if op in INTEGER_OPS)
-            floats = sum(n for op, n in ops.items() if op in ("Conv", "FusedConv"))
+            integers, floats = count(ops, INTEGER_OPS), count(ops, FLOAT_CONVOLUTIONS)
             pairs = ops.get("QuantizeLinear", 0) + ops.get("DequantizeLinear", 0)
             lines.append(
                 f"| {variant} | {row['median_ms']:.2f} | {ratio} | {noise} "

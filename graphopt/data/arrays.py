@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from bisect import bisect_left
@@ -23,9 +24,23 @@ from graphopt.data.samples import (
 )
 from graphopt.errors import DataError
 from graphopt.graph import Array
+from graphopt.wording import one_line
 
 SUFFIXES = frozenset({".npz", ".npy"})
-_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError)
+# What NumPy lets through on damaged files; it tokenizes the header as Python.
+_BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    SyntaxError,
+    MemoryError,
+    RuntimeError,
+    NotImplementedError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,5 +216,4 @@ def _broken(path: Path, problem: BaseException, name: str = "") -> str:
     what = f"array '{name}' in {path}" if name else f"{path}"
     if "allow_pickle" in str(problem):
         return f"{what} holds Python objects or is no NumPy file: save plain numeric arrays"
-    told = " ".join(str(problem).split())[:120] or type(problem).__name__
-    return f"{what} is broken or no NumPy file: {told}"
+    return f"{what} is broken or no NumPy file: {one_line(problem, 120)}"

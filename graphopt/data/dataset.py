@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,6 @@ from graphopt.data.functions import Function, is_function
 from graphopt.data.preprocess import EXAMPLES as PREPROCESSING
 from graphopt.data.preprocess import Preprocess
 from graphopt.data.samples import (
-    Inputs,
     InputSpec,
     Sample,
     Source,
@@ -36,7 +36,9 @@ from graphopt.data.samples import (
 )
 from graphopt.errors import DataError, UsageError
 from graphopt.graph import Array
-from graphopt.model import Feeds
+from graphopt.model import Feeds, Inputs
+from graphopt.registry import did_you_mean
+from graphopt.wording import spell
 
 EXAMPLES = """\
   --data images/ --preprocess imagenet     a folder of images; sub-folders are labels
@@ -200,9 +202,8 @@ class Dataset:
             labels = ", labelled"
         parts = [f"{marks}{len(self)} samples from {self.spec} ({self.source.kind}{labels})"]
         for name, r in self.ranges().items():
-            shape = "x".join(map(str, r["shape"])) or "scalar"
             told = f"{r['min']:.4g} to {r['max']:.4g}, mean {r['mean']:.4g}"
-            parts.append(f"{name} {shape} {r['dtype']}, {told}")
+            parts.append(f"{name} {spell(r['shape'])} {r['dtype']}, {told}")
         if self.preprocess is not None:
             parts.append(f"preprocessing {self.preprocess}")
         return "; ".join([*parts, *self.notes])
@@ -267,7 +268,7 @@ def _source(
     if is_function(spec):
         return Function.of(spec, inputs, limit)
     path = Path(spec)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for a name too long
         raise DataError(f"no such file or folder: {spec}", hint=EXAMPLES)
     if path.is_dir():
         return _folder(path, inputs, preprocess)
@@ -367,6 +368,12 @@ def synthetic(
     if not known or count < 1:
         raise UsageError(f"cannot make up {count} samples for {len(known)} inputs")
     given = {name: tuple(int(d) for d in shape) for name, shape in (shapes or {}).items()}
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"--opt-shapes: '{name}' is no input of the model{did_you_mean(name, known)}; "
+                f"its inputs: {', '.join(known)}"
+            )
     sizes: dict[str, tuple[int, ...]] = {}
     for name, spec in known.items():
         row = given[name][1:] if name in given else spec.shape[1:]

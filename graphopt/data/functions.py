@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from graphopt.data.samples import (
 from graphopt.errors import DataError, GraphoptError
 from graphopt.graph import Array
 from graphopt.registry import did_you_mean
+from graphopt.wording import one_line
 
 _END = object()
 
@@ -133,7 +135,7 @@ def load_function(spec: str) -> Callable[[], Any]:
     """
     file, _, name = spec.rpartition(":")
     path = Path(file)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises for a name too long
         raise DataError(f"no such file: {file}")
     resolved = path.resolve()
     unique = f"graphopt_data_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
@@ -221,14 +223,61 @@ def _split(
 
 @contextmanager
 def _told(where: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into one line that says where."""
+    """Run the user's code: whatever it raises becomes one line that says where.
+
+    What it prints goes to standard error, for standard output holds results; the working folder
+    stays, for paths given on the command line depend on it.
+    """
+    try:
+        with _printing_apart(), _working_folder(where):
+            yield
+    except (GraphoptError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as problem:
+        # sys.exit() too: a sample that ends the program must not look like success.
+        frames = traceback.extract_tb(problem.__traceback__)
+        own = (f for f in reversed(frames) if f.filename != __file__ and f.filename[:1] != "<")
+        last = next(own, None)
+        line = f" ({Path(last.filename).name}, line {last.lineno})" if last else ""
+        told = one_line(f"{type(problem).__name__}: {problem}", 200)
+        raise DataError(f"{where} failed: {told}{line}") from problem
+
+
+@contextmanager
+def _printing_apart() -> Iterator[None]:
+    """Send to standard error what is printed, by Python or by what it calls."""
+    with redirect_stdout(sys.stderr):
+        try:
+            saved = os.dup(1)
+        except OSError:  # closed: nothing to keep clean
+            yield
+            return
+        try:
+            with suppress(OSError):
+                os.dup2(2, 1)
+            yield
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+@contextmanager
+def _working_folder(where: str) -> Iterator[None]:
+    before = _here()
     try:
         yield
-    except GraphoptError:
-        raise
-    except Exception as problem:
-        frames = traceback.extract_tb(problem.__traceback__)
-        last = next((f for f in reversed(frames) if f.filename != __file__), None)
-        line = f" ({Path(last.filename).name}, line {last.lineno})" if last else ""
-        told = " ".join(str(problem).split())[:200]
-        raise DataError(f"{where} failed: {type(problem).__name__}: {told}{line}") from problem
+    finally:
+        moved = before != "" and _here() != before
+        if moved:
+            os.chdir(before)
+    if moved:
+        raise DataError(
+            f"{where} changes the working folder, which paths on the command line depend on: "
+            "use paths relative to __file__ instead of os.chdir"
+        )
+
+
+def _here() -> str:
+    with suppress(OSError):  # The folder itself may have been removed.
+        return os.getcwd()  # noqa: PTH109 - Path.cwd() normalizes, and this runs for each sample
+    return ""

@@ -17,6 +17,7 @@ from graphopt.data.preprocess import Preprocess
 from graphopt.data.samples import InputSpec, Sample
 from graphopt.errors import DataError
 from graphopt.graph import Array
+from graphopt.wording import one_line
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"})
 # What Pillow's decoders raise on damaged files, besides its own errors.
@@ -168,11 +169,9 @@ def open_image(path: Path) -> Image.Image:
             f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: shrink it, or take it out"
         ) from problem
     except _BROKEN as problem:
-        told = " ".join(str(problem).split())[:120]
-        told = "not an image" if isinstance(problem, UnidentifiedImageError) else told
-        raise DataError(
-            f"{path} is broken: {told or type(problem).__name__}; replace it, or take it out"
-        ) from problem
+        unknown = isinstance(problem, UnidentifiedImageError)
+        told = "not an image" if unknown else one_line(problem, 120)
+        raise DataError(f"{path} is broken: {told}; replace it, or take it out") from problem
     if image.mode.startswith("I") or image.mode == "F":
         raise DataError(
             f"{path} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits, "

@@ -15,6 +15,7 @@ Presets ``cifar`` and ``imagenet``, or a TOML file::
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from graphopt.errors import DataError
 from graphopt.graph import Array, Shape
 from graphopt.registry import did_you_mean
 from graphopt.toml import load_toml
+from graphopt.wording import spell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,9 +84,10 @@ class Preprocess:
         Raises:
             DataError: the input is not an image of as many channels, or of another size.
         """
+        shown = f"input '{name}' is {spell(shape or None)}"
         if len(shape) != 4:
             raise DataError(
-                f"images need an input of rank 4; '{name}' is {_show(shape)}: "
+                f"images need an input of rank 4; {shown}: "
                 "give .npz files or file.py:function as --data"
             )
         axes = {"nchw": (1, 2, 3), "nhwc": (3, 1, 2)}[self.layout]
@@ -95,7 +98,7 @@ class Preprocess:
             todo = f'layout = "{other}"' if swapped else 'color = "rgb", "bgr" or "gray"'
             raise DataError(
                 f"preprocessing '{self.name}' gives {self.channels} channels ({self.color}, "
-                f"{self.layout}), but input '{name}' is {_show(shape)}: write a TOML file with "
+                f"{self.layout}), but {shown}: write a TOML file with "
                 f"{todo} and name it with --preprocess"
             )
         static = (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -108,15 +111,14 @@ class Preprocess:
         for side, want in zip(size or (), (height, width), strict=False):
             if isinstance(want, int) and side != want:
                 raise DataError(
-                    f"preprocessing '{self.name}' gives {size} pixels (height, width), but input "
-                    f"'{name}' is {_show(shape)}: leave out size, or set it to the model's"
+                    f"preprocessing '{self.name}' gives {size} pixels (height, width), but "
+                    f"{shown}: leave out size, or set it to the model's"
                 )
         if size is None and (
             self.crop is not None or {type(height), type(width)} - {str, type(None)}
         ):
             raise DataError(
-                f"preprocessing '{self.name}' names no size and input '{name}' is {_show(shape)}: "
-                "add size = [height, width]"
+                f"preprocessing '{self.name}' names no size and {shown}: add size = [height, width]"
             )
         return replace(self, size=size, resolved=resolved)
 
@@ -208,7 +210,7 @@ def load_preprocess(name: str) -> Preprocess:
     if name in PRESETS:
         return PRESETS[name]
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises for a name too long
         if path.suffix == ".toml" or "/" in name:
             raise DataError(f"no such preprocessing file: {name}")
         raise DataError(
@@ -330,10 +332,6 @@ def _cover(have: tuple[int, int], want: tuple[int, int], crop: float) -> tuple[i
         other = max(want[1], targets[0] * have[1] // have[0])
         return targets[0], other
     return max(want[0], targets[1] * have[0] // have[1]), targets[1]
-
-
-def _show(shape: Shape) -> str:
-    return "x".join("?" if d is None else str(d) for d in shape) or "of unknown shape"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -6,6 +6,7 @@ A *sample* is one row of every input, without the batch axis.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -14,10 +15,11 @@ import numpy as np
 
 from graphopt.errors import DataError
 from graphopt.graph import Array, Shape
+from graphopt.model import Inputs
 from graphopt.registry import did_you_mean
+from graphopt.wording import spell
 
 Sample: TypeAlias = "dict[str, Array]"
-Inputs: TypeAlias = "Mapping[str, tuple[Any, Shape]]"
 LABEL_NAMES = ("labels", "label", "y")
 
 
@@ -76,7 +78,7 @@ class InputSpec:
     @property
     def wants(self) -> str:
         """Shape and dtype for messages: ``batchx3x32x32 float32``."""
-        spelled = "x".join("?" if d is None else str(d) for d in self.shape) or "any shape"
+        spelled = spell(self.shape) if self.shape else "any shape"
         return f"{spelled} {self.dtype}" if self.dtype is not None else spelled
 
     def batch(self, array: Array, where: str) -> Array:
@@ -98,7 +100,7 @@ class InputSpec:
         )
         if not fits or array.ndim == 0:
             raise DataError(
-                f"{where}: '{self.name}' is {_spell(array.shape)}, but the model takes {self.wants}"
+                f"{where}: '{self.name}' is {spell(array.shape)}, but the model takes {self.wants}"
             )
         return array
 
@@ -195,7 +197,7 @@ def read_labels(array: Any, count: int, where: str) -> Array:
     flat = labels.reshape(-1)
     if labels.ndim > 2 or (labels.ndim == 2 and labels.shape[1] != 1) or len(flat) != count:
         raise DataError(
-            f"{where}: labels are {_spell(labels.shape)}; give one class index a sample ({count})"
+            f"{where}: labels are {spell(labels.shape)}; give one class index a sample ({count})"
         )
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels are {labels.dtype}; give class indices as integers")
@@ -225,7 +227,7 @@ def choose(names: Sequence[str], labels: Array | None, limit: int | None, seed: 
         return list(range(len(names)))
 
     def key(index: int) -> bytes:
-        return hashlib.sha256(f"{seed}\0{names[index]}".encode()).digest()
+        return hashlib.sha256(os.fsencode(f"{seed}\0{names[index]}")).digest()
 
     order = sorted(range(len(names)), key=key)
     seen: dict[int, int] = {}
@@ -241,7 +243,3 @@ def _is_float(dtype: Any) -> bool:
     """True for bfloat16 and the float8 types too, which NumPy does not count as floating."""
     kind = np.dtype(dtype)
     return kind.kind == "f" or (kind.kind == "V" and "float" in kind.name)
-
-
-def _spell(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"

@@ -62,7 +62,7 @@ def test_a_folder_mixes_samples_and_batches(tmp_path: Path) -> None:
         ({"X": np.zeros((2, 3), "f4"), "other": np.zeros(3)}, "input 'x'.*the model takes x"),
         ({"x": np.zeros((2, 4), "f4")}, "'x' is 2x4, but the model takes Nx3 float32"),
         ({"x": np.zeros((2, 2, 3), "f4")}, "'x' is 2x2x3"),
-        ({"x": np.float32(1)}, "'x' is a scalar"),
+        ({"x": np.float32(1)}, "'x' is scalar"),
         ({"x": np.zeros((2, 3), "u1")}, r"uint8.*takes float32.*astype\('float32'\) / 255"),
         ({"x": np.zeros((2, 3), bool)}, "bool, but the model takes float32"),
         ({"x": np.zeros((2, 3), "c8")}, "complex64, but the model takes float32"),

@@ -172,3 +172,43 @@ def test_two_files_of_one_name_stay_apart(tmp_path: Path) -> None:
         (tmp_path / str(i) / "data.py").write_text(code)
     sets = [open_data(f"{tmp_path}/{i}/data.py:f", VECTOR) for i in (1, 2)]
     assert [next(iter(d.batches(1)))["x"][0, 0] for d in sets] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("sys.exit(0)", "SystemExit: 0"),
+        ("raise type('Odd', (BaseException,), {})('x')", "Odd: x"),
+        ("os.chdir('/')", "changes the working folder"),
+    ],
+)
+def test_code_that_would_end_or_move_the_program_is_told(
+    tmp_path: Path, body: str, told: str
+) -> None:
+    file = tmp_path / "loader.py"
+    file.write_text(f"import os, sys\ndef samples():\n    {body}\n    yield [0.0, 0.0, 0.0]\n")
+    before = Path.cwd()
+    with pytest.raises(DataError, match=told):
+        open_data(f"{file}:samples", VECTOR)
+    assert Path.cwd() == before
+
+
+def test_what_is_printed_goes_to_standard_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "loader.py"
+    file.write_text(
+        "import os\nprint('loading')\ndef samples():\n    print('python')\n"
+        "    os.write(1, b'native\\n')\n    yield [0.0, 0.0, 0.0]\n"
+    )
+    assert len(open_data(f"{file}:samples", VECTOR)) == 1
+    caught = capfd.readouterr()
+    assert caught.out == ""
+    assert {"loading", "python", "native"} <= set(caught.err.split())
+
+
+def test_a_syntax_error_is_told_where_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "loader.py"
+    file.write_text("def samples(:\n")
+    with pytest.raises(DataError, match=r"SyntaxError: invalid syntax \(loader.py, line 1\)$"):
+        open_data(f"{file}:samples", VECTOR)

@@ -24,8 +24,8 @@ def test_it_tells_everything_in_order():
 @pytest.mark.parametrize(
     "broken",
     [
-        "graphopt.engines.select.installed_version",
-        "graphopt.engines.select.installed",
+        "graphopt.machine.installed_version",
+        "graphopt.machine.installed",
         "graphopt.profiles.host.gpus",
         "graphopt.profiles.host.cpu",
         "shutil.which",

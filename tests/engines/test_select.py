@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 import pytest
 from engine_models import A10, HOST, T4, XAVIER
 
 from graphopt.engines import ENGINES
 from graphopt.engines.onnxruntime import OnnxRuntime
-from graphopt.engines.select import choose, installed, installed_version
+from graphopt.engines.select import choose
 from graphopt.engines.tensorrt import TensorRT
 from graphopt.engines.tensorrt_rtx import TensorRTRTX
 from graphopt.errors import EnvironmentProblem, MissingDependencyError, UsageError
@@ -107,24 +104,3 @@ def test_every_engine_keeps_the_protocol():
         assert engine.version() is None or engine.version()[0].isdigit()
         for question in (engine.missing(), engine.cannot_run(), engine.cannot_build(HOST, "int8")):
             assert question is None or (question and "\n" not in question)
-
-
-def test_installed_asks_without_importing(monkeypatch, tmp_path):
-    assert installed("numpy")
-    assert not installed("no_such_module_of_anyone")
-    assert not installed("no_such_package.inner")
-    (tmp_path / "only_a_folder").mkdir()
-    (tmp_path / "a_module.py").write_text("raise SystemExit('imported')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert not installed("only_a_folder")
-    assert installed("a_module")
-    assert "a_module" not in sys.modules
-    odd = ModuleType("odd")
-    odd.__spec__ = None
-    monkeypatch.setitem(sys.modules, "odd", odd)
-    assert not installed("odd")
-
-
-def test_versions_come_from_the_first_distribution_found():
-    assert installed_version("no-such-distribution", "numpy")
-    assert installed_version("no-such-distribution") is None

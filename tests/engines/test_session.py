@@ -6,6 +6,7 @@ What these cannot show: that the real TensorRT and CUDA behave like them.
 from __future__ import annotations
 
 import ctypes
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -192,6 +193,11 @@ def test_run_copies_in_computes_and_copies_out():
     assert gpu.memory == {}
 
 
+def test_inputs_are_told_with_their_free_dimensions():
+    inputs = session(FakeCuda(graphs=False)).inputs()
+    assert inputs == {"x": (np.float32, (None, 3)), "n": (np.int64, (1,))}
+
+
 def test_an_array_with_gaps_is_made_whole_first():
     gpu = FakeCuda(graphs=False)
     wide = np.arange(12, dtype=np.float32).reshape(2, 6)
@@ -263,6 +269,7 @@ def test_without_a_package_or_a_gpu_cuda_says_so(monkeypatch):
     with pytest.raises(EnvironmentProblem, match="pip install"), open_cuda():
         pass
     monkeypatch.setattr(cuda_module, "installed", lambda name: name == "pycuda")
+    monkeypatch.setitem(sys.modules, "pycuda", None)  # On a machine that has it, too.
     assert missing_cuda() is None
     said = r"CUDA cannot be used: pycuda: .*; cuda-python: "
     with pytest.raises(EnvironmentProblem, match=said), open_cuda():

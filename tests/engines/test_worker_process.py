@@ -19,19 +19,17 @@ from graphopt.errors import EnvironmentProblem, UnsupportedModelError
 STRONG, WEAK = {"STRONGLY_TYPED": 1}, {"EXPLICIT_BATCH": 0}
 
 
-def stand_in(creation: dict[str, int], flags: tuple[str, ...], *, calibrator: bool):
+def stand_in(creation: dict[str, int], flags: tuple[str, ...]):
     """A module with the attributes that one version of TensorRT has."""
-    names = {"IInt8EntropyCalibrator2": object} if calibrator else {}
     return SimpleNamespace(
         NetworkDefinitionCreationFlag=SimpleNamespace(**creation),
         BuilderFlag=SimpleNamespace(**dict.fromkeys(flags, 0)),
-        **names,
     )
 
 
-TRT_8_5 = stand_in(WEAK, ("INT8", "FP16", "TF32"), calibrator=True)
-TRT_10 = stand_in(WEAK | STRONG, ("INT8", "FP16", "TF32"), calibrator=True)
-TRT_11 = stand_in(STRONG, ("TF32",), calibrator=False)
+TRT_8_5 = stand_in(WEAK, ("INT8", "FP16", "TF32"))
+TRT_10 = stand_in(WEAK | STRONG, ("INT8", "FP16", "TF32"))
+TRT_11 = stand_in(STRONG, ("TF32",))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +47,7 @@ def test_flags_allow_what_the_graph_holds_and_no_more(trt, quantized, half, want
 
 
 def test_a_tensorrt_that_could_do_neither_is_refused():
-    odd = stand_in(WEAK, ("TF32",), calibrator=False)
+    odd = stand_in(WEAK, ("TF32",))
     with pytest.raises(ValueError, match="neither"):
         typing_for(features(odd), quantized=True, half=False)
 
@@ -58,7 +56,7 @@ def test_features_of_the_real_module():
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     known = features(trt)
     assert known.strong_typing
-    assert not (known.int8_flag or known.fp16_flag or known.calibrator)
+    assert not (known.int8_flag or known.fp16_flag)
 
 
 @pytest.mark.parametrize(
