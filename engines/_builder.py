@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,7 +45,7 @@ _MOST_HINTS = 10
 _SIGKILL = 9  # Windows has no signal.SIGKILL.
 
 
-class Builder:
+class Builder(ABC):
     """A TensorRT-like engine; sub-classes say what is installed and what can be targeted."""
 
     name: ClassVar[str]
@@ -53,21 +54,21 @@ class Builder:
     dialect: ClassVar[str] = "tensorrt"
     suffix: ClassVar[str] = ".engine"
 
+    @abstractmethod
     def missing(self) -> str | None:
         """Return what must be installed to build, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cannot_build(self, device: DeviceProfile, precision: str, /) -> str | None:
         """Return why it cannot build here for that device, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def version(self) -> str | None:
         """Return the version installed, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def targets(self, device: DeviceProfile, /) -> list[list[int]] | None:
         """Return the compute capabilities to name to the builder, or None to name none."""
-        raise NotImplementedError
 
     def cannot_run(self) -> str | None:
         """Return why an engine cannot be run or timed on this machine, or None."""

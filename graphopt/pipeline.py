@@ -23,7 +23,7 @@ from graphopt.quantize import (
     qdq_pass,
     wanted_tensors,
 )
-from graphopt.report import Report
+from graphopt.report import Report, versions
 from graphopt.runtime import open_session
 
 FP32, INT8, TABLE, CACHE = "model.onnx", "model.int8.onnx", "calibration.json", "calibration.cache"
@@ -211,6 +211,7 @@ def _build_engine(
         "source_digest": report.source["digest"],
         "preprocessing": None if preprocess is None else preprocess.to_json(),
         "synthetic": report.synthetic,
+        "versions": versions(),
     }
     report.add_artifact("engine", artifact.path)
     report.add_artifact("sidecar", write_sidecar(artifact.path, facts))

@@ -46,8 +46,6 @@ def test_there_are_blocks_to_run() -> None:
 @pytest.mark.slow
 def test_every_command_runs_in_order(folder: Path) -> None:
     for command in commands():
-        if "--device t4 --engine tensorrt " in command:
-            continue  # needs a GPU; the README says so
         words = shlex.split(command, comments=True)
         done = subprocess.run(
             [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True, check=False

@@ -75,7 +75,8 @@ def test_a_fixed_shape_needs_no_range(tmp_path):
 @needs_rtx
 def test_a_workspace_limit_is_taken(shapes, tmp_path):
     options = BuildOptions(HOST, shapes, workspace_bytes=64 << 20)
-    TensorRTRTX().build(convnet(), tmp_path / "m.engine", options)
+    artifact = TensorRTRTX().build(convnet(), tmp_path / "m.engine", options)
+    assert identify(artifact.path).kind == "tensorrt-rtx"
 
 
 @needs_rtx
