@@ -18,10 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pages import publish
+
 from graphopt import Recipe, Request, build
 from graphopt.calibrators import CALIBRATORS
 from graphopt.console import Console
-from graphopt.files import dump_json, write_text
+from graphopt.files import write_text
 from graphopt.report import versions
 
 ENGINES = ("tensorrt-rtx", "onnxruntime")
@@ -142,11 +144,11 @@ def main() -> None:
         classified = classifiers(args.data, Path(scratch))
         detected = detectors(args.data, Path(scratch))
     text = page(classified, detected, str(args.output or ""))
-    print(text)
-    if args.output:
-        write_text(args.output, text)
-        raw = {"classifiers": classified, "detectors": detected, "versions": versions()}
-        write_text(args.output.with_suffix(".json"), dump_json(raw))
+    publish(
+        text,
+        {"classifiers": classified, "detectors": detected, "versions": versions()},
+        args.output,
+    )
 
 
 if __name__ == "__main__":

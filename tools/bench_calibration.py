@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pages import publish
+
 ENTROPY = "onnxruntime Entropy"
 BARE = "inference, optimized"
 
@@ -296,13 +298,7 @@ def main() -> None:
         child(arguments.child, arguments.folder, arguments.batch)
     else:
         report = measure(arguments)
-        text = markdown(report)
-        print(text)
-        if arguments.output:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text(text, encoding="utf-8")
-            data = json.dumps(report, indent=2) + "\n"
-            arguments.output.with_suffix(".json").write_text(data, encoding="utf-8")
+        publish(markdown(report), report, arguments.output)
 
 
 if __name__ == "__main__":

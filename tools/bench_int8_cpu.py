@@ -11,7 +11,6 @@ the same second, so a machine that speeds up or slows down does so for all.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import shlex
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from pages import publish
 from shapes import resnet18
 
 from graphopt.calibrators.collect import calibrate, collect
@@ -284,13 +284,7 @@ def main() -> None:
         print(f"{name} ...", file=sys.stderr)
         shapes[name] = measure_shape(name, arguments)
     report = {"setup": setup, "shapes": shapes}
-    text = markdown(report)
-    print(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text, encoding="utf-8")
-        data = json.dumps(report, indent=1) + "\n"
-        arguments.output.with_suffix(".json").write_text(data, encoding="utf-8")
+    publish(markdown(report), report, arguments.output)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import publish
 
 from graphopt.channels import analyze
 from graphopt.channels.mask import masked
 from graphopt.cost import cost
 from graphopt.data import synthetic
-from graphopt.files import dump_json, write_text
 from graphopt.model import Model
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.passes.prune_channels import PruneChannels, plan_for
@@ -113,11 +113,7 @@ def main() -> None:
     paths = sorted((args.data / "models").glob("*.onnx"))
     rows = [measure(path, args.ratio, align) for align in (1, 8) for path in paths]
     text = page(rows, args.ratio, str(args.output or ""))
-    print(text)
-    if args.output:
-        write_text(args.output, text)
-        raw = {"rows": rows, "ratio": args.ratio, "versions": versions()}
-        write_text(args.output.with_suffix(".json"), dump_json(raw))
+    publish(text, {"rows": rows, "ratio": args.ratio, "versions": versions()}, args.output)
 
 
 if __name__ == "__main__":
