@@ -66,7 +66,7 @@ def inspect_model(
     ranges = _ranges(model, shapes)
     resolve_shapes(model, ranges)  # refuses names and sizes that are not the model's
     opt = {name: tuple(s["opt"]) for name, s in shapes.items()}
-    value = _facts(path, model, opt)
+    value = _facts(path, model)
     quiet = Console(verbosity=-1)
     recipe = Recipe.from_dict({"quantize": {"int8": not value["quantized"]}})
     folded = model
@@ -74,6 +74,9 @@ def inspect_model(
         folded = optimize(model, recipe, 1, Report(), quiet).model
     except UnsupportedModelError as problem:
         value["cannot_optimize"] = str(problem)
+    # As given, a model may compute its shapes; simplified, it says them.
+    total = cost(folded, opt)
+    value |= {"macs": total.macs, "macs_unknown": list(total.unknown)}
     groups = analyze(folded)
     value["groups"] = [{"name": g.name, "width": g.width} for g in groups.groups]
     value["frozen"] = [
@@ -87,8 +90,7 @@ def inspect_model(
         _print(value, ui)
 
 
-def _facts(path: Path, model: Model, opt: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    total = cost(model, opt)
+def _facts(path: Path, model: Model) -> dict[str, Any]:
     tensors = [*model.graph.inputs, *model.graph.outputs]
     spelled = {t.name: f"{t.dtype} {spell(t.shape)}" for t in tensors}
     return {
@@ -102,9 +104,7 @@ def _facts(path: Path, model: Model, opt: Mapping[str, tuple[int, ...]]) -> dict
         ),
         "inputs": {t.name: spelled[t.name] for t in model.graph.inputs},
         "outputs": {t.name: spelled[t.name] for t in model.graph.outputs},
-        "parameters": total.parameters,
-        "macs": total.macs,
-        "macs_unknown": list(total.unknown),
+        "parameters": model.parameters(),
         "ops": dict(sorted(Counter(n.op for n in walk(model.graph)).items())),
         "custom_ops": sorted(
             {f"{n.domain}:{n.op}" for n in walk(model.graph) if not is_standard(n)}

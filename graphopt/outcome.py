@@ -75,19 +75,20 @@ class Outcome:
         report.metrics.append(
             Metric("weights", "bytes", weights, "as the runtime holds them: quantized ones 1 byte")
         )
-        if engine is not None:
+        if engine is not None and engine.suffix != ".onnx":
             note = f"{engine.name}: weights, and kernels for every GPU it is built for"
             note = note if self.plan.engine.name == "tensorrt-rtx" else engine.name
             report.metrics.append(
                 Metric("engine size", "bytes", {self.last: engine.stat().st_size}, note)
             )
         opt = {name: s.opt for name, s in self.plan.shapes.items()}
-        before, after = cost(self.plan.model, opt), cost(self.done.model, opt)
+        # As given, a model may compute its shapes; simplified, with every channel, it says them.
+        before, after = cost(self.done.folded, opt), cost(self.done.model, opt)
         # Quantizing changes how wide a weight is, not how many there are.
         uncounted = sorted({*before.unknown, *after.unknown})
         told = f"{len(uncounted)} nodes of unknown shape are not counted" if uncounted else ""
         for name, a, b, note in (
-            ("parameters", before.parameters, after.parameters, ""),
+            ("parameters", self.plan.model.parameters(), after.parameters, ""),
             ("MACs", before.macs, after.macs, told),
         ):
             if a or not note:

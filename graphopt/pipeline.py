@@ -42,9 +42,10 @@ def build(request: Request, ui: Console | None = None) -> Report:
         GraphoptError: anything else; then nothing was written.
     """
     ui = ui or Console()
-    report = Report(recipe=request.recipe.model_dump(mode="json"), warnings=ui.warnings)
+    report = Report(warnings=ui.warnings)
     with staged(request.out, force=request.force) as folder:
         plan = prepare(request, report, ui)
+        request = plan.request
         done = optimize(plan.model, request.recipe, plan.align, report, ui)
         warn_of_pruning(plan, done, ui)
         files = _Files(folder, report, runnable=not plan.unrunnable)
@@ -77,7 +78,7 @@ def preview(request: Request, ui: Console) -> tuple[Report, Optimized]:
     Raises:
         GraphoptError: what would stop the build too.
     """
-    report = Report(recipe=request.recipe.model_dump(mode="json"), warnings=ui.warnings)
+    report = Report(warnings=ui.warnings)
     plan = prepare(request, report, ui)
     done = optimize(plan.model, request.recipe, plan.align, report, ui)
     warn_of_pruning(plan, done, ui)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.calibrators import CALIBRATORS
@@ -130,8 +130,31 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
         ui.warn(f"nothing is verified or timed: {unrunnable}")
     else:
         _try_out(request, evaluation)
+    request = replace(request, recipe=_resolved(recipe, engine, align, shapes))
+    report.recipe = request.recipe.model_dump(mode="json")
     return BuildPlan(
         request, model, engine, device, calibration, evaluation, align or 8, shapes, unrunnable
+    )
+
+
+def _resolved(
+    recipe: Recipe, engine: Engine, align: int | None, shapes: Mapping[str, ShapeRange]
+) -> Recipe:
+    """Return the recipe with what was decided written into it: to run again, the same way."""
+    return recipe.override(
+        {
+            "prune": {
+                "align": align,
+                "importance": IMPORTANCES.canonical(recipe.prune.importance),
+            },
+            "quantize": {"calibrator": CALIBRATORS.canonical(recipe.quantize.calibrator)},
+            "engine": {
+                "name": engine.name,
+                "shapes": {
+                    name: {"min": s.min, "opt": s.opt, "max": s.max} for name, s in shapes.items()
+                },
+            },
+        }
     )
 
 

@@ -17,6 +17,7 @@ from graphopt.cli import cli, main
 from graphopt.engines.onnxruntime import OnnxRuntime
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.files import sha256
+from graphopt.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -576,3 +577,44 @@ def test_an_opset_too_new_for_the_device_is_told(
     assert "is of opset 18, and TensorRT for jetson-agx-xavier parses up to 17" in (
         capsys.readouterr().err
     )
+
+
+def test_macs_before_are_those_of_every_channel_even_where_shapes_are_computed(
+    tmp_path: Path,
+) -> None:
+    net = conv_net(32).to_onnx()
+    # A Pad by computed amounts of zero hides every shape after it until constants are folded.
+    zero, eight = (
+        onnx.numpy_helper.from_array(np.array([value]), name)
+        for value, name in ((0, "z"), (8, "e"))
+    )
+    net.graph.initializer.extend([zero, eight])
+    stem = net.graph.node[0]
+    stem.input[0] = "padded"
+    tile = onnx.helper.make_node("Tile", ["z", "e"], ["pads"], "tile")
+    pad = onnx.helper.make_node("Pad", ["image", "pads"], ["padded"], "pad")
+    nodes = [tile, pad, *net.graph.node]
+    del net.graph.node[:], net.graph.value_info[:]
+    net.graph.node.extend(nodes)
+    onnx.save(net, tmp_path / "padded.onnx")
+    macs = []
+    for model in ("net.onnx", str(tmp_path / "padded.onnx")):
+        out = tmp_path / f"o{len(macs)}"
+        args = ("optimize", model, "--prune", "0.5", "--engine", "onnxruntime", "-o", str(out))
+        assert call(*args) == 0
+        report = json.loads((out / "report.json").read_text())
+        macs.append(next(m for m in report["metrics"] if m["name"] == "MACs"))
+    assert macs[0] == macs[1]
+    assert macs[0]["values"]["fp32"] < macs[0]["values"]["before"]
+
+
+def test_the_recipe_written_says_what_was_decided(tmp_path: Path) -> None:
+    args = ("optimize", "net.onnx", *INT8, "--calibrator", "max", "--prune", "0.3")
+    assert call(*args, "--engine", "ort", "-o", str(tmp_path / "o")) == 0
+    recipe = Recipe.load(tmp_path / "o" / "recipe.toml")
+    assert recipe.quantize.calibrator == "minmax"
+    assert recipe.engine.name == "onnxruntime"
+    assert recipe.prune.align == 8
+    assert recipe.engine.shapes["image"].max == (16, 3, 16, 16)
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert report["recipe"] == recipe.model_dump(mode="json")
