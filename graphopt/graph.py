@@ -8,7 +8,7 @@ so "who reads this" sees sub-graphs too.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -119,18 +119,46 @@ def subgraph_outer_names(graph: Graph) -> set[str]:
     return names
 
 
-def replace_uses(graph: Graph, old: Tensor, new: Tensor) -> None:
+def replace_input(node: Node, index: int, tensor: Tensor) -> None:
+    """Make one input of a node read ``tensor``.
+
+    ``node.inputs[index] = tensor`` does the same, but finds the node among the readers of the old
+    tensor by comparing contents, which takes long where a constant has thousands of readers.
+    """
+    readers = node.inputs[index].outputs
+    list.__delitem__(readers, next(i for i, reader in enumerate(readers) if reader is node))
+    list.__setitem__(node.inputs, index, tensor)
+    list.append(tensor.outputs, node)
+
+
+def disconnect(node: Node) -> None:
+    """Make a node read and write nothing.
+
+    ``node.inputs.clear()`` does the same to its inputs, with the comparisons that
+    :func:`replace_input` spares.
+    """
+    for tensors, readers in ((node.inputs, "outputs"), (node.outputs, "inputs")):
+        for tensor in tensors:
+            found = getattr(tensor, readers)
+            list.__delitem__(found, next(i for i, other in enumerate(found) if other is node))
+        list.clear(tensors)
+
+
+def replace_uses(
+    graph: Graph, old: Tensor, new: Tensor, bodies: Sequence[Graph] | None = None
+) -> None:
     """Make every reader of ``old`` read ``new``; a graph output ``old`` becomes ``new`` too.
 
     Bodies of If, Loop and Scan that read or return ``old`` are readers as well. The name of a
     graph output is part of the model's interface: callers must not let a graph output be replaced
-    by a tensor of another name (see :func:`is_graph_output`).
+    by a tensor of another name (see :func:`is_graph_output`). To replace many, find the ``bodies``
+    (``graph.subgraphs(recursive=True)``) once: finding them takes a walk over all nodes.
     """
     for node in consumers(old):
         for i, tensor in enumerate(node.inputs):
             if tensor is old:
                 node.inputs[i] = new
-    for part in [graph, *graph.subgraphs(recursive=True)]:
+    for part in [graph, *(graph.subgraphs(recursive=True) if bodies is None else bodies)]:
         for i, tensor in enumerate(part.outputs):
             if tensor is old:
                 part.outputs[i] = new
@@ -152,15 +180,22 @@ class Names:
 
     def __init__(self, graph: Graph) -> None:
         self._taken = all_names(graph)
+        self._last: dict[str, int] = {}
 
     def fresh(self, base: str) -> str:
         """Return ``base``, or ``base_1``, ``base_2`` … whichever is free first."""
-        name, n = base, 0
-        while not name or name in self._taken:
-            n += 1
-            name = f"{base}_{n}"
-        self._taken.add(name)
-        return name
+        return _numbered(base, self._taken, self._last)
+
+
+def _numbered(base: str, taken: set[str], last: dict[str, int]) -> str:
+    """Take the first free name; ``last`` remembers the numbers that need not be tried again."""
+    name, n = base, last.get(base, 0)
+    while not name or name in taken:
+        n += 1
+        name = f"{base}_{n}"
+    last[base] = n
+    taken.add(name)
+    return name
 
 
 def static_shape(tensor: Tensor) -> tuple[int, ...] | None:
@@ -194,17 +229,12 @@ def name_nodes(graph: Graph) -> None:
     """Name the nameless by operator and output, and tell namesakes apart; reports need names."""
     taken = {node.name for node in graph.nodes}
     seen: set[str] = set()
+    last: dict[str, int] = {}
     for node in graph.nodes:
         if not node.name or node.name in seen:
             output = next((t.name for t in node.outputs if t.name), "")
-            base = node.name or f"{node.op}_{output}"
-            name, n = base, 0
-            while name in taken:
-                n += 1
-                name = f"{base}_{n}"
-            node.name = name
+            node.name = _numbered(node.name or f"{node.op}_{output}", taken, last)
         seen.add(node.name)
-        taken.add(node.name)
 
 
 def captured(node: Node) -> list[Tensor]:
@@ -236,8 +266,7 @@ def remove_dead(graph: Graph) -> list[Node]:
         for body in node.subgraphs(recursive=True):
             for inner in body.nodes:
                 inner.inputs.clear()
-        node.inputs.clear()
-        node.outputs.clear()
+        disconnect(node)
     return dead
 
 

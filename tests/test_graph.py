@@ -152,3 +152,48 @@ def test_shapes() -> None:
     assert g.dim(gs.Variable("unknown"), 0) is None and g.static_shape(gs.Variable("u")) is None
     assert g.is_float(x) and not g.is_float(gs.Variable("i", np.int64))
     assert g.same(x, x) and not g.same(x, gs.Variable("x")) and not g.contains([z], x)
+
+
+def test_replacing_an_input_and_disconnecting_go_by_identity() -> None:
+    """Two equal nodes read one constant: only the one that is meant lets go of it."""
+    model = parse(
+        """g (float[2] x) => (float[2] y, float[2] z) <float[2] w = {1, 2}> {
+            y = Add (x, w) z = Add (x, w)
+        }"""
+    )
+    first, second = model.graph.nodes
+    second.name = first.name
+    second.outputs[0].name = first.outputs[0].name
+    assert first == second
+    w, new = first.inputs[1], gs.Constant("new", np.ones(2, dtype=np.float32))
+    g.replace_input(second, 1, new)
+    assert [reader is first for reader in w.outputs] == [True]
+    assert [reader is second for reader in new.outputs] == [True]
+    assert second.inputs[1] is new
+    x, out = second.inputs[0], second.outputs[0]
+    g.disconnect(second)
+    assert [reader is first for reader in x.outputs] == [True]
+    assert not out.inputs
+    assert not new.outputs
+    assert not second.inputs
+    assert not second.outputs
+
+
+def test_an_input_read_twice_is_replaced_once() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { a = Relu (x) y = Add (a, a) }")
+    add = model.graph.nodes[1]
+    a, b = add.inputs[0], gs.Variable("b")
+    g.replace_input(add, 0, b)
+    assert [t.name for t in add.inputs] == ["b", "a"]
+    assert len(a.outputs) == len(b.outputs) == 1
+    g.disconnect(add)
+    assert not a.outputs
+
+
+def test_names_count_on_from_where_they_were() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { a = Relu (x) a_2 = Relu (a) y = Neg (a_2) }")
+    names = g.Names(model.graph)
+    assert [names.fresh("a") for _ in range(3)] == ["a_1", "a_3", "a_4"]
+    assert [names.fresh(""), names.fresh("")] == ["_1", "_2"]
+    assert names.fresh("new") == "new"
+    assert names.fresh("new") == "new_1"

@@ -18,6 +18,7 @@ from graphopt.graph import (
     Tensor,
     constant,
     consumers,
+    disconnect,
     is_constant,
     is_graph_output,
     is_op,
@@ -81,13 +82,14 @@ class FoldBatchNorm(Pass):
         """Fold from the inputs on, so that chains (Conv, Mul, Add) collapse in one pass."""
         graph, names = model.graph, Names(model.graph)
         gone: set[int] = set()
+        shared: set[int] = set()
         # Tensors that a body of If, Loop or Scan returns as they are.
         handed_on = {id(t) for body in graph.subgraphs(recursive=True) for t in body.outputs}
         for node in graph.nodes:
             if id(node) in gone or not is_op(node, "BatchNormalization", *_SCALINGS):
                 continue
             try:
-                folded = _fold(graph, node, names, handed_on)
+                folded = _fold(graph, node, names, handed_on, shared)
             except Refusal as refusal:
                 yield Skip(node.name, str(refusal))
                 continue
@@ -98,8 +100,18 @@ class FoldBatchNorm(Pass):
         graph.nodes = [node for node in graph.nodes if id(node) not in gone]
 
 
-def _fold(graph: Graph, node: Node, names: Names, handed_on: set[int]) -> list[Pair]:
+def _fold(
+    graph: Graph, node: Node, names: Names, handed_on: set[int], shared: set[int]
+) -> list[Pair]:
     """Fold one node, and its like after every other node of the same weights.
+
+    Args:
+        graph: the graph.
+        node: what to fold.
+        names: for the biases.
+        handed_on: tensors that a body of If, Loop or Scan returns as they are, by ``id``.
+        shared: weights whose readers are known not to be followed by the same map, by ``id``; a
+            network unrolled in time has thousands of readers, and they are compared once.
 
     Returns:
         What each was folded into, with it; empty where there is nothing to fold.
@@ -131,13 +143,17 @@ def _fold(graph: Graph, node: Node, names: Names, handed_on: set[int]) -> list[P
         return []
     if linear.op == "MatMul" and dims != 2 and np.any(affine.shift):
         return []  # It has no bias to take the shift: an Add stays an Add.
-    pairs = [(linear, node), *_twins(graph, linear, node, affine)]
+    weight = linear.inputs[1]
+    pairs = [(linear, node)]
+    if id(weight) not in shared:
+        pairs += _twins(graph, linear, node, affine)
+        if uses(weight) != len(pairs):
+            shared.add(id(weight))
     _refuse_shared(graph, pairs, handed_on)
     _apply([one for one, _ in pairs], affine, channels, names)
     for one, scaling in pairs:
         out = scaling.outputs[0]
-        scaling.inputs.clear()
-        scaling.outputs.clear()
+        disconnect(scaling)
         one.outputs = [out]
     return pairs
 

@@ -17,6 +17,7 @@ from graphopt.graph import (
     Node,
     Tensor,
     constant,
+    disconnect,
     is_graph_output,
     is_op,
     is_standard,
@@ -62,10 +63,9 @@ def fold_constants(model: Model, largest: int) -> Iterator[Change | Skip]:
         if results is None:
             continue
         named = [tensor for tensor in node.outputs if tensor.name]
-        node.outputs.clear()
+        disconnect(node)
         for tensor, value in zip(named, results, strict=True):
             tensor.to_constant(value)
-        node.inputs.clear()
         folded.add(id(node))
         yield Change("folded", node.name, f"{node.op} of constants")
     model.graph.nodes = [node for node in model.graph.nodes if id(node) not in folded]

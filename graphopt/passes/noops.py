@@ -3,7 +3,7 @@
 # ruff: noqa: ARG001 - the rules share one signature
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from graphopt.graph import (
     Tensor,
     constant,
     dim,
+    disconnect,
     is_constant,
     is_graph_input,
     is_graph_output,
@@ -43,12 +44,13 @@ def source(graph: Graph, node: Node) -> Tensor | None:
     return None if rule is None else rule(graph, node)
 
 
-def bypass(graph: Graph, node: Node, tensor: Tensor) -> bool:
+def bypass(graph: Graph, node: Node, tensor: Tensor, bodies: Sequence[Graph]) -> bool:
     """Make all who read the node's first output read ``tensor``; leave the node unconnected.
 
     Where the output is a graph output, the node that writes ``tensor`` writes it instead, under
     the output's name. Returns False, with nothing done, where that cannot be: ``tensor`` is an
-    input, an initializer or an output of the graph itself.
+    input, an initializer or an output of the graph itself. ``bodies`` are those of the graph's If,
+    Loop and Scan nodes.
     """
     out = node.outputs[0]
     if is_graph_output(graph, out):
@@ -61,14 +63,12 @@ def bypass(graph: Graph, node: Node, tensor: Tensor) -> bool:
         ):
             return False
         slot = next(i for i, t in enumerate(writer.outputs) if t is tensor)
-        node.outputs.clear()
-        node.inputs.clear()
-        replace_uses(graph, tensor, out)
+        disconnect(node)
+        replace_uses(graph, tensor, out, bodies)
         writer.outputs[slot] = out
     else:
-        node.outputs.clear()
-        node.inputs.clear()
-        replace_uses(graph, out, tensor)
+        disconnect(node)
+        replace_uses(graph, out, tensor, bodies)
     return True
 
 

@@ -23,6 +23,7 @@ from graphopt.graph import (
     Node,
     Tensor,
     constant,
+    disconnect,
     is_constant,
     is_graph_output,
     is_op,
@@ -112,8 +113,7 @@ def fold_shapes(graph: Graph) -> Iterator[Change]:
                 continue
             dtype = out.dtype if out.dtype is not None else np.dtype(np.int64)
             array = np.array(numbers, dtype=dtype)
-            node.outputs.clear()
-            node.inputs.clear()
+            disconnect(node)
             out.to_constant(array[0] if value.scalar else array)
             folded.add(id(node))
             shapes.learnt(out)

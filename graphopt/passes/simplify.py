@@ -80,9 +80,10 @@ def _know_cast_targets(graph: Graph) -> Iterator[Change]:
 
 def _bypass_noops(graph: Graph) -> Iterator[Change | Skip]:
     gone: set[int] = set()
+    bodies = list(graph.subgraphs(recursive=True))
     for node in graph.nodes:
         tensor = source(graph, node)
-        if tensor is not None and bypass(graph, node, tensor):
+        if tensor is not None and bypass(graph, node, tensor, bodies):
             gone.add(id(node))
             yield Change("removed-noop", node.name, f"{node.op} that changes nothing")
         elif is_op(node, "Dropout") and tensor is None:
