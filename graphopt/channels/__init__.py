@@ -10,7 +10,7 @@
 How it works, and how to add an operator: ``docs/pruning.md``.
 """
 
-from graphopt.channels.apply import apply_plan
+from graphopt.channels.apply import apply_plan, read_survivors, survivors
 from graphopt.channels.groups import ChannelAnalysis, FrozenGroup, Group, Member, analyze
 from graphopt.channels.mask import masked
 from graphopt.channels.plan import GroupPlan, MemberPlan, PrunePlan, make_plan
@@ -27,4 +27,6 @@ __all__ = [
     "apply_plan",
     "make_plan",
     "masked",
+    "read_survivors",
+    "survivors",
 ]

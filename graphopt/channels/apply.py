@@ -16,9 +16,7 @@ from graphopt.graph import (
     Node,
     Tensor,
     constant,
-    feeds_subgraph,
     is_constant,
-    is_graph_output,
     subgraph_outer_names,
 )
 from graphopt.model import Model
@@ -55,13 +53,81 @@ def apply_plan(model: Model, plan: PrunePlan, analysis: ChannelAnalysis | None =
             tensors[name].shape = shape
 
 
+def analysis_for(model: Model, plan: PrunePlan) -> ChannelAnalysis:
+    """Return the analysis of a model that offers what a plan prunes: columns, or whole heads.
+
+    Any analysis can carry a plan out; this one has the plan's groups among its ``groups``.
+    """
+    analysis = analyze(model)
+    other_side = {group.name for group in analysis.alternatives if group.kind == "heads"}
+    if any(item.name in other_side for item in plan.groups):
+        return analyze(model, heads=True)
+    return analysis
+
+
+def survivors(analysis: ChannelAnalysis, plan: PrunePlan) -> dict[str, Masks]:
+    """Return which indices of every variable stay when a plan is applied.
+
+    Teacher and student have the same variable names: what the student's tensor stands for is the
+    teacher's of that name with ``np.compress(mask, values, axis)`` along each axis that has a mask.
+
+    Args:
+        analysis: of the unpruned model.
+        plan: made for that model.
+
+    Returns:
+        tensor name -> for each axis a boolean mask over its indices, or None where all stay.
+        Variables only, those of unknown rank left out; for constants see :func:`read_survivors`.
+
+    Raises:
+        UsageError: the plan was made for another model.
+    """
+    trace = analysis.trace
+    to = _rewriter(analysis, plan)
+    tensors = trace.graph.tensors()
+    found: dict[str, Masks] = {}
+    for name, dims in trace.dims.items():
+        tensor = tensors.get(name)
+        if dims is not None and tensor is not None and constant(tensor) is None:
+            found[name] = tuple(to.mask(dim) for dim in dims)
+    return found
+
+
+def read_survivors(analysis: ChannelAnalysis, plan: PrunePlan) -> dict[tuple[str, int], Masks]:
+    """Return which indices of every constant stay, as each node reads it, when a plan is applied.
+
+    By node and not by name: layers that share one constant may each keep other indices of it, and
+    read a slice of their own in the pruned model.
+
+    Returns:
+        (node name, input index) -> for each axis a boolean mask, or None where all stay. A
+        constant that a rule does not track loses nothing and is left out.
+
+    Raises:
+        UsageError: the plan was made for another model.
+    """
+    to = _rewriter(analysis, plan)
+    found: dict[tuple[str, int], Masks] = {}
+    for use in analysis.trace.uses:
+        masks = tuple(to.mask(dim) for dim in use.dims)
+        if any(mask is not None for mask in masks) or (use.node.name, use.index) not in found:
+            found[use.node.name, use.index] = masks
+    return found
+
+
+def _rewriter(analysis: ChannelAnalysis, plan: PrunePlan) -> Rewriter:
+    trace = analysis.trace
+    graph = trace.graph
+    return Rewriter(graph, trace.space, dead_roots(analysis, plan), Names(graph))
+
+
 def dead_roots(analysis: ChannelAnalysis, plan: PrunePlan) -> frozenset[int]:
     """Return the classes of atoms that a plan removes.
 
     Raises:
         UsageError: the plan was made for another model.
     """
-    groups = {group.name: group for group in analysis.groups}
+    groups = {group.name: group for group in (*analysis.groups, *analysis.alternatives)}
     dead: set[int] = set()
     for item in plan.groups:
         if not item.removed:
@@ -125,23 +191,27 @@ def _slice_constants(trace: Trace, to: Rewriter) -> None:
         masks = tuple(to.mask(dim) for dim in use.dims)
         if any(mask is not None for mask in masks):
             recorded[id(use.node), use.index] = masks
-    pinned = subgraph_outer_names(trace.graph)
+    # Read by bodies of If, Loop and Scan, or part of the interface: never sliced in place.
+    local = {id(node) for node in trace.graph.nodes}
+    pinned = subgraph_outer_names(trace.graph) | {t.name for t in trace.graph.outputs}
     reads: dict[str, list[tuple[Node, int]]] = {}
     for node in trace.graph.nodes:
         for index, tensor in enumerate(node.inputs):
             if (id(node), index) in recorded:
                 reads.setdefault(tensor.name, []).append((node, index))
     for name, places in reads.items():
-        _slice_one(trace, to, name, places, recorded, pinned)
+        readers = places[0][0].inputs[places[0][1]].outputs
+        shared = name in pinned or any(id(reader) not in local for reader in readers)
+        _slice_one(to, name, places, recorded, shared=shared)
 
 
 def _slice_one(
-    trace: Trace,
     to: Rewriter,
     name: str,
     places: list[tuple[Node, int]],
     recorded: dict[tuple[int, int], Masks],
-    pinned: set[str],
+    *,
+    shared: bool,
 ) -> None:
     node, index = places[0]
     tensor = node.inputs[index]
@@ -150,13 +220,7 @@ def _slice_one(
         masks = recorded[id(place[0]), place[1]]
         key = tuple(None if m is None else m.tobytes() for m in masks)
         variants.setdefault(key, []).append(place)
-    in_place = (
-        is_constant(tensor)
-        and name not in pinned
-        and not is_graph_output(trace.graph, tensor)
-        and not feeds_subgraph(trace.graph, tensor)
-        and len(tensor.outputs) == len(places)
-    )
+    in_place = is_constant(tensor) and not shared and len(tensor.outputs) == len(places)
     old = constant(tensor)
     assert old is not None
     for number, group in enumerate(variants.values()):

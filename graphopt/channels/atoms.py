@@ -59,6 +59,26 @@ class Atoms:
                 stack.extend(reversed(expansion))
         return tuple(found)
 
+    def resolve_all(self, table: tuple[Position, ...]) -> tuple[Position, ...]:
+        """Return every position resolved; the table itself where nothing changes."""
+        parent, expansion = self._parent, self._expansion
+        out: list[Position] = []
+        same = True
+        for position in table:
+            new = position
+            if len(position) == 1:
+                atom = root = position[0]
+                if parent[atom] != atom:
+                    root = self.find(atom)
+                    new = (root,)
+                if root in expansion:
+                    new = self.resolve(position)
+            elif position:
+                new = self.resolve(position)
+            same = same and new is position
+            out.append(new)
+        return table if same else tuple(out)
+
     def reasons(self, root: int) -> tuple[str, ...]:
         """Return why the class of this root may not be removed; empty if it may."""
         return tuple(self._reasons.get(root, ()))

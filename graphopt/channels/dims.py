@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.channels.atoms import Atoms, Position
+from graphopt.channels.reasons import SPLIT_DIFFERENTLY, UNEVENLY, because
 
 Table = tuple[Position, ...]
 
@@ -74,7 +75,7 @@ class Space:
         """Return the slots with current roots; regular tables of pairs become several slots."""
         slots: list[Slot] = []
         for slot in dim.slots:
-            table = tuple(self.atoms.resolve(position) for position in slot.table)
+            table = self.atoms.resolve_all(slot.table)
             if (parts := _separate(slot.stride, table)) is None:
                 # Irregular: what is frozen never dies, and without it a pattern may appear.
                 table = tuple(self._free(position) for position in table)
@@ -88,11 +89,7 @@ class Space:
     def positions(self, dim: Dim) -> list[Position]:
         """Return the resolved position of every index. The size must be known."""
         assert dim.size is not None
-        out: list[Position] = [()] * dim.size
-        for slot in self.resolve(dim):
-            n, stride = len(slot.table), slot.stride
-            out = [old + slot.table[k // stride % n] for k, old in enumerate(out)]
-        return out
+        return spread(self.resolve(dim), dim.size)
 
     def take(self, dim: Dim, indices: Iterable[int], why: str) -> Dim:
         """Return the dimension that holds these positions, in this order."""
@@ -143,12 +140,15 @@ class Space:
             return [dim]
         bounds = [prod(sizes[i:]) for i in range(len(sizes) + 1)]
         slots = self._cut(dim, bounds, why)
+        # A slot that was cut has as many cells as before; one that could not be is gone.
+        whole = prod(len(s.table) for s in slots) == prod(len(s.table) for s in self.resolve(dim))
+        lost = "" if whole else f"{why}: {UNEVENLY}"
         out: list[Dim] = []
         for size, high, low in zip(sizes, bounds, bounds[1:], strict=False):
             inside = tuple(
                 Slot(s.stride // low, s.table) for s in slots if low <= s.stride and s.end <= high
             )
-            out.append(Dim(size, inside if size > 1 else (), dim.why))
+            out.append(Dim(size, inside if size > 1 else (), dim.why or lost or why))
         return out
 
     def unify(self, a: Dim, b: Dim, why: str) -> None:
@@ -157,10 +157,17 @@ class Space:
             return
         if not a.slots or not b.slots or a.size != b.size:
             for one, other in ((a, b), (b, a)):
-                self.freeze(one, f"{why}: {other.why}" if other.why else why)
+                self.freeze(one, because(why, other.why))
             return
-        why = f"{why}: joins channels that are split differently elsewhere"
-        bounds = {x for d in (a, b) for s in self.resolve(d) for x in (s.stride, s.end)}
+        why = f"{why}: {SPLIT_DIFFERENTLY}"
+        slots = [self.resolve(a), self.resolve(b)]
+        if [(s.stride, s.end) for s in slots[0]] == [(s.stride, s.end) for s in slots[1]] and len(
+            slots[0]
+        ) == 1:
+            for p, q in zip(slots[0][0].table, slots[1][0].table, strict=True):
+                self.atoms.unify(p, q, why)
+            return
+        bounds = {x for part in slots for s in part for x in (s.stride, s.end)}
         left, right = self._by_interval(a, bounds, why), self._by_interval(b, bounds, why)
         for interval in sorted({*left, *right}):
             mine, theirs = left.get(interval, []), right.get(interval, [])
@@ -188,7 +195,7 @@ class Space:
                 if slot.end <= bound or slot.stride >= bound:
                     after.append(slot)
                 elif bound % slot.stride or slot.end % bound:
-                    self._freeze_table(slot, f"{why}: splits its channels unevenly")
+                    self._freeze_table(slot, f"{why}: {UNEVENLY}")
                 else:
                     after.extend(self._cut_slot(slot, bound // slot.stride, why))
             slots = after
@@ -241,13 +248,26 @@ class Space:
         return keep
 
 
+def spread(slots: Sequence[Slot], size: int) -> list[Position]:
+    """Return the position of every index of a dimension with these slots."""
+    out: list[Position] = [()] * size
+    for slot in slots:
+        n, stride = len(slot.table), slot.stride
+        if stride == 1 and n == size and len(slots) == 1:
+            return list(slot.table)
+        out = [old + slot.table[k // stride % n] for k, old in enumerate(out)]
+    return out
+
+
 def _plain(table: Table) -> Dim:
     return Dim(len(table), (Slot(1, table),) if any(table) else ())
 
 
 def _separate(stride: int, table: Table) -> list[Slot] | None:
     """Return one slot per atom of a position, or None if positions are of different lengths."""
-    lengths = {len(p) for p in table}
+    lengths = set(map(len, table))
+    if lengths == {1}:
+        return [_shrink(Slot(stride, table))]
     if len(lengths) > 1:
         return [Slot(stride, table)] if lengths == {0, 1} else None
     columns = [[p[i] for p in table] for i in range(lengths.pop())]
@@ -257,6 +277,8 @@ def _separate(stride: int, table: Table) -> list[Slot] | None:
 def _shrink(slot: Slot) -> Slot:
     """Return the same slot with the largest stride and the shortest table that say the same."""
     table, n = slot.table, len(slot.table)
+    if table.count(table[0]) == 1:  # Neither a run nor a period: by far the most frequent.
+        return slot
     run = next((k for k in range(1, n) if table[k] != table[0]), n)
     if n % run or any(table[k] != table[k - k % run] for k in range(n)):
         run = 1

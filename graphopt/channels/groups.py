@@ -9,18 +9,22 @@ keeps every dimension from running empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal, TypeAlias
 
 from graphopt.channels.atoms import Position
-from graphopt.channels.dims import Dim
-from graphopt.channels.trace import Role, Trace
+from graphopt.channels.cells import Slots, choose, find_cells
+from graphopt.channels.dims import Dim, spread
+from graphopt.channels.reasons import condense
+from graphopt.channels.trace import Role, RoleKind, Trace
 from graphopt.channels.walk import walk
 from graphopt.model import Model
 
 MemberRole: TypeAlias = Literal["producer", "consumer", "parameter"]
-Signature: TypeAlias = "tuple[tuple[int, int], ...]"
+Kind: TypeAlias = Literal["channels", "heads"]
+
+_SINGLE = "all of its positions go together: there is one channel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Group:
         tensors: names of all tensors that have the channels in a dimension.
         nodes: names of the nodes that read or write those.
         atoms: per channel, the root of its class in the analysis.
+        kind: ``heads`` if a channel is a whole head of attention (of keys and values, with all the
+            query heads that read them), to be counted one by one: alignment is for channels.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Group:
     tensors: tuple[str, ...] = field(repr=False)
     nodes: tuple[str, ...] = field(repr=False)
     atoms: tuple[int, ...] = field(repr=False)
+    kind: Kind = "channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,192 +88,217 @@ class ChannelAnalysis:
     Attributes:
         groups: what can be pruned, in topological order.
         frozen: what cannot, and why.
+        alternatives: the other side of grids in ``groups``, heads for columns or columns for
+            heads: they can be removed as well, but a ratio of both would be more than that ratio.
+            A plan may name them, so it can be replayed whatever the analysis was asked for.
         trace: dimensions and rewrites, for :func:`graphopt.channels.apply_plan`.
     """
 
     groups: tuple[Group, ...]
     frozen: tuple[FrozenGroup, ...]
     trace: Trace = field(repr=False, compare=False)
+    alternatives: tuple[Group, ...] = field(default=(), repr=False)
 
 
-def analyze(model: Model) -> ChannelAnalysis:
+def analyze(model: Model, *, heads: bool = False) -> ChannelAnalysis:
     """Find the channel groups of a model; the model is not changed.
 
     Works on any valid graph; fold constants first (``Simplify``), because a shape that is
     computed rather than written down freezes what it depends on.
+
+    Args:
+        model: the model.
+        heads: where the channels of attention form a grid of heads, offer whole heads. Otherwise
+            it is the columns of all heads, which are finer (a ratio of 3 heads may be none) and
+            are removed from queries and keys apart from values; and whole heads where queries,
+            keys or values cannot lose columns. Whole heads leave the size of a head as it is:
+            fused attention kernels want 32, 64 or 128.
     """
     trace = walk(model.graph)
-    return _Builder(trace).build()
+    return _Builder(trace, heads).build()
 
 
 class _Builder:
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, prefer_heads: bool) -> None:
         self.trace = trace
         self.space = trace.space
         self.atoms = trace.space.atoms
         # Dimensions are compared by identity: one that passes through many tensors counts once.
-        self.where: dict[int, list[tuple[str, int]]] = {}
         self.dims: dict[int, Dim] = {}
-        for name, dims in trace.dims.items():
+        self.where: dict[int, dict[tuple[str, int], None]] = {}
+        self.uses: dict[int, list[tuple[int, str, int]]] = {}
+        self._collect()
+        self.keys = list(self.dims)
+        numbered: dict[Slots, list[int]] = {}
+        self.slots: dict[int, Slots] = {}
+        for number, (key, dim) in enumerate(self.dims.items()):
+            slots = self.space.resolve(dim)
+            alike = numbered.setdefault(slots, [])
+            # Thousands of dimensions may say the same: they share one value, to be compared by id.
+            self.slots[key] = self.slots[self.keys[alike[0]]] if alike else slots
+            alike.append(number)
+        self.cells = find_cells(numbered, self.atoms)
+        self.heads = self._head_cells()
+        self.grids = self._grids()
+        preferred = self.heads if prefer_heads else self._without_columns()
+        grids = [(slots, self._tensor(numbers[0])) for slots, numbers in numbered.items()]
+        grids += [(slots, tensor) for tensor, slots in self.grids.items()]
+        self.others = choose(self.cells, grids, self.atoms, self.heads, preferred)
+        self.kinds: dict[tuple[str, int, int], RoleKind] = {
+            (r.tensor, r.axis, id(r.dim)): r.kind for r in trace.roles
+        }
+        self.names: dict[str, int] = {}
+        self._condensed: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._places: dict[tuple[int, int], dict[int, list[int]]] = {}
+
+    def _collect(self) -> None:
+        for name, dims in self.trace.dims.items():
             for axis, dim in enumerate(dims or ()):
                 self._seen(dim, name, axis)
-        for use in trace.uses:
+        for number, use in enumerate(self.trace.uses):
+            name = use.node.inputs[use.index].name
             for axis, dim in enumerate(use.dims):
-                self._seen(dim, use.node.inputs[use.index].name, axis)
-        self.names: dict[str, int] = {}
-        self._places: dict[int, dict[int, list[int]]] = {}
+                self._seen(dim, name, axis)
+                self.uses.setdefault(id(dim), []).append((number, name, axis))
 
     def _seen(self, dim: Dim, name: str, axis: int) -> None:
         if dim.slots:
             self.dims[id(dim)] = dim
-            places = self.where.setdefault(id(dim), [])
-            if (name, axis) not in places:
-                places.append((name, axis))
+            self.where.setdefault(id(dim), {})[name, axis] = None
+
+    def _tensor(self, number: int) -> str:
+        return next(iter(self.where[self.keys[number]]))[0]
+
+    def _head_cells(self) -> set[int]:
+        found: set[int] = set()
+        for dim in self.trace.heads:
+            for slot in self.space.resolve(dim):
+                found |= {self.cells.of[r] for p in slot.table for r in p if r in self.cells.of}
+        return found
+
+    def _grids(self) -> dict[str, Slots]:
+        """Return the weights that make a grid of channels along two axes, such as ``[C, h, d]``."""
+        axes: dict[str, dict[int, Slots]] = {}
+        for role in self.trace.roles:
+            if role.kind == "producer" and role.dim.slots:
+                axes.setdefault(role.tensor, {})[role.axis] = self.slots[id(role.dim)]
+        return {name: sum(a.values(), ()) for name, a in axes.items() if len(a) > 1}
+
+    def _without_columns(self) -> set[int]:
+        """Return heads that some weight makes and whose columns that weight cannot lose."""
+        found: set[int] = set()
+        for role in self.trace.roles if self.heads else ():
+            if role.kind != "producer":
+                continue
+            slots = self.grids.get(role.tensor) or self.slots.get(id(role.dim), ())
+            made = {self.cells.of.get(r, -1) for s in slots for p in s.table for r in p} - {-1}
+            heads = made & self.heads
+            rows = prod(len(self.cells.roots[cell]) for cell in heads)
+            # A weight that makes one number a head, such as a gate, has no columns to lose.
+            if made == heads and (role.tensor in self.grids or rows < (role.dim.size or 0)):
+                found |= heads
+        return found
 
     def build(self) -> ChannelAnalysis:
-        cells = self._cells()
-        self._drop_overlaps(cells)
-        producers = [role for role in self.trace.roles if role.kind == "producer"]
         placed: set[int] = set()
         told: set[Position] = set()
         groups: list[Group] = []
-        frozen: list[FrozenGroup] = []
-        cell_of = {root: signature for signature, roots in cells.items() for root in roots}
-        for role in producers:
-            order = self._roots(role.dim)
-            here: dict[Signature, list[int]] = {}
-            for root in order:
-                if root not in placed and root in cell_of:
-                    here.setdefault(cell_of[root], []).append(root)
-            for signature, roots in here.items():
+        alternatives: list[Group] = []
+        frozen: dict[tuple[str, tuple[str, ...]], int] = {}
+        for role in self.trace.roles:
+            if role.kind != "producer":
+                continue
+            here: dict[int, list[int]] = {}
+            for root in self._roots(role.dim):
+                if root not in placed and root in self.cells.of:
+                    here.setdefault(self.cells.of[root], []).append(root)
+            for cell, roots in here.items():
                 placed |= set(roots)
-                rest = sorted(set(cells[signature]) - placed)
+                rest = [root for root in self.cells.roots[cell] if root not in placed]
                 placed |= set(rest)
-                groups.append(self._group(self._name(role), (*roots, *rest), signature))
-            frozen += self._frozen(role, told)
-        single = [g for g in groups if g.width == 1]
-        frozen += [
-            FrozenGroup(g.name, 1, ("all of its positions go together: there is one channel",))
-            for g in single
-        ]
-        return ChannelAnalysis(tuple(g for g in groups if g.width > 1), tuple(frozen), self.trace)
+                # Also of one channel: names must not depend on how much was pruned before.
+                group = self._group(role, (*roots, *rest), cell)
+                if group.width > 1:
+                    (alternatives if cell in self.others else groups).append(group)
+                elif cell not in self.others:
+                    key = role_name(role), (_SINGLE,)
+                    frozen[key] = frozen.get(key, 0) + 1
+            self._freeze(role, told, frozen)
+        return ChannelAnalysis(
+            tuple(groups),
+            tuple(FrozenGroup(self._name(base), n, why) for (base, why), n in frozen.items()),
+            self.trace,
+            tuple(alternatives),
+        )
 
     def _roots(self, dim: Dim) -> list[int]:
-        slots = self.space.resolve(dim)
+        slots = self.slots.get(id(dim), ())
         return list(dict.fromkeys(r for s in slots for p in s.table for r in p))
 
-    def _cells(self) -> dict[Signature, list[int]]:
-        """Return the free roots by the dimensions they occur in and how often."""
-        occurrences: dict[int, list[tuple[int, int]]] = {}
-        for number, dim in enumerate(self.dims.values()):
-            counts: dict[int, int] = {}
-            for slot in self.space.resolve(dim):
-                for position in slot.table:
-                    for root in position:
-                        counts[root] = counts.get(root, 0) + 1
-            for root, count in counts.items():
-                if not self.atoms.reasons(root):
-                    occurrences.setdefault(root, []).append((number, count))
-        cells: dict[Signature, list[int]] = {}
-        for root in sorted(occurrences):
-            cells.setdefault(tuple(occurrences[root]), []).append(root)
-        return cells
-
-    def _drop_overlaps(self, cells: dict[Signature, list[int]]) -> None:
-        """Leave at most one free atom a position, so that a ratio of each group is that ratio.
-
-        The rows and the columns of a grouped convolution hold the same channels: removing 30 % of
-        both would remove half of them. The more numerous side stays, for it is the finer one.
-        """
-        cell_of = {root: signature for signature, roots in cells.items() for root in roots}
-        conflicts = self._conflicts(cell_of)
-        for signature in sorted(conflicts, key=lambda s: (-len(cells[s]), cells[s][0])):
-            if signature not in cells:
-                continue
-            twice = signature in conflicts[signature]
-            for other in [signature] if twice else conflicts[signature]:
-                why = (
-                    "two of its channels share a position (an outer product)"
-                    if twice
-                    else "the same channels are pruned along another axis of their grid"
-                )
-                for root in cells.pop(other, ()):
-                    self.atoms.freeze((root,), why)
-
-    def _conflicts(self, cell_of: dict[int, Signature]) -> dict[Signature, list[Signature]]:
-        found: dict[Signature, dict[Signature, None]] = {}
-        for dim in self.dims.values():
-            for a, b in self._together(dim):
-                one, two = cell_of.get(a), cell_of.get(b)
-                if one is not None and two is not None:
-                    found.setdefault(one, {})[two] = None
-                    found.setdefault(two, {})[one] = None
-        return {signature: list(others) for signature, others in found.items()}
-
-    def _together(self, dim: Dim) -> Iterator[tuple[int, int]]:
-        """Yield pairs of roots that share a position, one pair of each two cells at least."""
-        slots = self.space.resolve(dim)
-        for slot in slots:
-            for position in slot.table:
-                for i, a in enumerate(position):
-                    yield from ((a, b) for b in position[i + 1 :])
-        for i, slot in enumerate(slots):
-            for other in slots[i + 1 :]:
-                yield from ((p[0], q[0]) for p in _firsts(slot.table) for q in _firsts(other.table))
-
-    def _frozen(self, role: Role, told: set[Position]) -> list[FrozenGroup]:
-        """Return what the weight makes that cannot go, grouped by the reasons."""
-        by_reasons: dict[tuple[str, ...], int] = {}
-        for position in self.space.positions(role.dim):
+    def _freeze(
+        self, role: Role, told: set[Position], frozen: dict[tuple[str, tuple[str, ...]], int]
+    ) -> None:
+        """Count what the weight makes that cannot go, by its name and the reasons."""
+        for position in spread(self.slots.get(id(role.dim), ()), role.dim.size or 0):
             if not position or position in told:
                 continue
             if all(self.atoms.reasons(root) for root in position):
                 told.add(position)
-                why = tuple(dict.fromkeys(w for r in position for w in self.atoms.reasons(r)))
-                by_reasons[why] = by_reasons.get(why, 0) + 1
-        return [FrozenGroup(self._name(role), n, why) for why, n in by_reasons.items()]
+                every = tuple(w for root in position for w in self.atoms.reasons(root))
+                if every not in self._condensed:
+                    self._condensed[every] = condense(every)
+                key = (role_name(role), self._condensed[every])
+                frozen[key] = frozen.get(key, 0) + 1
 
-    def _name(self, role: Role) -> str:
-        base = role_name(role)
+    def _name(self, base: str) -> str:
         self.names[base] = self.names.get(base, 0) + 1
         return base if self.names[base] == 1 else f"{base}#{self.names[base]}"
 
-    def _group(self, name: str, roots: tuple[int, ...], signature: Signature) -> Group:
-        dims = list(self.dims.values())
-        mine = [dims[number] for number, _ in signature]
-        tensors = list(dict.fromkeys(t for d in mine for t, _ in self.where[id(d)]))
-        nodes = dict.fromkeys(n for t in tensors for n in self.trace.touching.get(t, ()) if n)
-        members = tuple(self._members(roots, {id(d) for d in mine}))
+    def _group(self, role: Role, roots: tuple[int, ...], cell: int) -> Group:
+        keys = [self.keys[number] for number in self.cells.dims[cell]]
+        tensors = list(dict.fromkeys(name for key in keys for name, _ in self.where[key]))
+        members = self._members(roots, keys)
         unit = next((len(m.positions[0]) for m in members if m.role == "producer"), 1)
-        return Group(name, len(roots), unit, members, tuple(tensors), tuple(nodes), roots)
+        # A name does not depend on which side was chosen: plans of both can be replayed.
+        grid = unit > 1 or role.tensor in self.grids
+        kind: Kind = "heads" if cell in self.heads and grid else "channels"
+        name = self._name(f"{role_name(role)}:heads" if kind == "heads" else role_name(role))
+        return Group(
+            name, len(roots), unit, members, tuple(tensors), self._nodes(keys), roots, kind
+        )
 
-    def _members(self, roots: tuple[int, ...], dims: set[int]) -> Iterable[Member]:
-        kinds = {(r.tensor, r.axis, id(r.dim)): r.kind for r in self.trace.roles}
-        found: dict[Member, None] = {}
-        for use in self.trace.uses:
-            tensor = use.node.inputs[use.index].name
-            for axis, dim in enumerate(use.dims):
-                if id(dim) not in dims:
-                    continue
-                places = self._indices(dim)
-                at = tuple(tuple(places.get(root, ())) for root in roots)
-                role: MemberRole = kinds.get((tensor, axis, id(dim)), "parameter")
-                found[Member(tensor, axis, role, at)] = None
-        return found
+    def _nodes(self, keys: list[int]) -> tuple[str, ...]:
+        """Return who reads or writes the channels; of a constant only the reads that have them."""
+        touching, dims, uses = self.trace.touching, self.trace.dims, self.trace.uses
+        names = {t: None for key in keys for t, _ in self.where[key] if t in dims}
+        found = dict.fromkeys(node for name in names for node in touching.get(name, ()))
+        for key in keys:
+            found.update((uses[number].node.name, None) for number, _, _ in self.uses.get(key, ()))
+        return tuple(name for name in found if name)
 
-    def _indices(self, dim: Dim) -> dict[int, list[int]]:
-        """Return, for each root, the indices of the dimension that carry it."""
-        if id(dim) not in self._places:
+    def _members(self, roots: tuple[int, ...], keys: list[int]) -> tuple[Member, ...]:
+        uses = sorted((*use, key) for key in keys for use in self.uses.get(key, ()))
+        known: dict[tuple[int, int], tuple[tuple[int, ...], ...]] = {}
+        found: dict[tuple[str, int, MemberRole, int], Member] = {}
+        for _, tensor, axis, key in uses:
+            alike = (id(self.slots[key]), self.dims[key].size or 0)
+            if alike not in known:
+                places = self._indices(self.slots[key], alike[1])
+                known[alike] = tuple(tuple(places.get(root, ())) for root in roots)
+            at = known[alike]
+            role: MemberRole = self.kinds.get((tensor, axis, key), "parameter")
+            found.setdefault((tensor, axis, role, id(at)), Member(tensor, axis, role, at))
+        return tuple(found.values())
+
+    def _indices(self, slots: Slots, size: int) -> dict[int, list[int]]:
+        """Return, for each root, the indices of such a dimension that carry it."""
+        if (id(slots), size) not in self._places:
             places: dict[int, list[int]] = {}
-            for k, position in enumerate(self.space.positions(dim)):
+            for k, position in enumerate(spread(slots, size)):
                 for root in position:
                     places.setdefault(root, []).append(k)
-            self._places[id(dim)] = places
-        return self._places[id(dim)]
-
-
-def _firsts(table: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
-    return [p for p in table if p]
+            self._places[id(slots), size] = places
+        return self._places[id(slots), size]
 
 
 def role_name(role: Role) -> str:

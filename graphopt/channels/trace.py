@@ -79,6 +79,7 @@ class Trace:
         rewrites: what to do to nodes once it is known what is removed, in topological order.
         elements: for tensors of sizes (what Shape makes), where each number comes from.
         touching: tensor name -> names of the nodes that read or write it.
+        heads: dimensions that count attention heads.
     """
 
     graph: Graph
@@ -89,6 +90,7 @@ class Trace:
     rewrites: list[Rewrite] = field(default_factory=list)
     elements: dict[str, tuple[Element, ...]] = field(default_factory=dict)
     touching: dict[str, list[str]] = field(default_factory=dict)
+    heads: list[Dim] = field(default_factory=list)
 
     def of(self, tensor: Tensor) -> list[Dim]:
         """Return the dimensions of a tensor; those of a constant are made when first asked for.
@@ -219,6 +221,10 @@ class Site:
         tensor = self.node.inputs[index]
         dim = self.trace.of(tensor)[axis]
         self.trace.roles.append(Role(self.node, tensor.name, axis, kind, dim))
+
+    def heads(self, dims: Sequence[Dim]) -> None:
+        """Say that these dimensions count attention heads: what activations are multiplied in."""
+        self.trace.heads += [dim for dim in dims if dim.slots]
 
     def out_sizes(self, index: int = 0) -> list[Any] | None:
         """Return the shape of an output as shape inference knows it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.channels.rules import SIZE_INPUTS, Rules
+from graphopt.channels.rules_einsum import einsum_labels
 from graphopt.channels.sizes import freeze_read_sizes, propagate
 from graphopt.channels.trace import Refused, Site, Trace, op_and_name, untracked
 from graphopt.graph import Graph, Node, constant, is_op, subgraph_outer_names
@@ -63,11 +64,28 @@ def _visit(site: Site, rules: Rules) -> None:
         if rule is None:
             raise Refused("graphopt has no rule for it")
         rule(site)
+        _find_heads(site)
     except Refused as refusal:
         _opaque(site, f"{op_and_name(node)}: {refusal}")
     for tensor in node.outputs:
         if not tensor.is_empty() and tensor.name not in site.trace.dims:
             site.trace.dims[tensor.name] = untracked(tensor, site.why)
+
+
+def _find_heads(site: Site) -> None:
+    """A product of two activations is one matrix product a head."""
+    node = site.node
+    if not is_op(node, "MatMul", "Einsum") or any(constant(t) is not None for t in node.inputs):
+        return
+    if node.op == "MatMul":
+        for index in range(2):
+            site.heads(site.dims(index)[:-2])
+    elif (labels := einsum_labels(node)) is not None:
+        operands, output = labels
+        shared = set(output).intersection(*operands)
+        for index, term in enumerate(operands):
+            dims = zip(term, site.dims(index), strict=True)
+            site.heads([dim for letter, dim in dims if letter in shared])
 
 
 def _opaque(site: Site, why: str) -> None:
