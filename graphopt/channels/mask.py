@@ -23,7 +23,8 @@ from graphopt.graph import Names, Node, constant, is_op, sort
 from graphopt.model import Model
 
 _RECURRENT = ("GRU", "LSTM", "RNN")
-_SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+_SUMS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "ReduceSumSquare")
+_RMS = ("RMSNormalization", "SimplifiedLayerNormalization")
 
 
 def masked(model: Model, plan: PrunePlan) -> Model:
@@ -49,7 +50,7 @@ def masked(model: Model, plan: PrunePlan) -> Model:
 
 def _summed_axes(node: Node) -> Iterator[tuple[int, int]]:
     """Yield (input, axis) of what the node sums over."""
-    if is_op(node, "Conv", "ConvTranspose"):
+    if is_op(node, "Conv", "ConvTranspose", "DeformConv", "LRN"):
         yield 0, 1
     elif is_op(node, "Gemm"):
         yield 0, 0 if node.attrs.get("transA", 0) else 1
@@ -57,6 +58,17 @@ def _summed_axes(node: Node) -> Iterator[tuple[int, int]]:
         yield 0, -1
     elif is_op(node, *_RECURRENT):
         yield 0, 2
+        yield 2, 2
+    elif is_op(node, "Attention"):
+        yield 0, -1
+        if "q_num_heads" not in node.attrs:
+            yield 0, 1
+    elif is_op(node, "LpNormalization"):
+        yield 0, int(node.attrs.get("axis", -1))
+    elif is_op(node, *_RMS):
+        axis = int(node.attrs.get("axis", -1))
+        end = 0 if axis < 0 else len(node.inputs[0].shape or ())
+        yield from ((0, i) for i in range(axis, end))
     elif is_op(node, "Einsum"):
         operands, output = einsum_labels(node) or ([], "")
         summed = sorted({label for labels in operands for label in labels} - set(output))

@@ -55,6 +55,36 @@ def blocks(source: Sequence[Size], target: Sequence[Size]) -> list[Block]:
     return front + middle + mirrored
 
 
+def nested(
+    source: Sequence[Size], target: Sequence[Size]
+) -> tuple[list[list[Size]], list[list[Size]]]:
+    """Return each size as factors such that :func:`blocks` matches as many of them as it can.
+
+    Where the batch is unknown, ``(T, N, 16) -> (T, ?, 4)`` is unknown as a whole, yet the 4 is the
+    low part of the 16: reading from the end, one size divides the other until one is unknown.
+    """
+    fine_source, fine_target = [[s] for s in source], [[t] for t in target]
+    block = next((b for b in blocks(source, target) if not b.known), None)
+    if block is None or 0 in source or 0 in target:
+        return fine_source, fine_target
+    i, j = block.source[1] - 1, block.target[1] - 1
+    while i >= block.source[0] and j >= block.target[0]:
+        s, t = fine_source[i][0], fine_target[j][0]
+        if s is not None and s == t:
+            i, j = i - 1, j - 1
+        elif not isinstance(s, int) or not isinstance(t, int):
+            break
+        elif s % t == 0:
+            fine_source[i][:1] = [s // t, t]
+            j -= 1
+        elif t % s == 0:
+            fine_target[j][:1] = [t // s, s]
+            i -= 1
+        else:
+            break
+    return fine_source, fine_target
+
+
 def _match(source: Sequence[Size], target: Sequence[Size]) -> list[Block]:
     found: list[Block] = []
     i = j = 0

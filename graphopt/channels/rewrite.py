@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.channels.dims import Dim, Space
-from graphopt.graph import Array, Graph, Names, Node, Tensor
+from graphopt.graph import Array, Graph, Names, Node, Tensor, replace_input
 
 
 @dataclass(slots=True)
@@ -59,7 +59,21 @@ class Rewriter:
         """Make an input of the node read ``tensor``."""
         while len(node.inputs) <= index:
             node.inputs.append(gs.Variable.empty())
-        node.inputs[index] = tensor
+        replace_input(node, index, tensor)
+
+    def insert_before(self, node: Node, op: str, **attrs: object) -> Node:
+        """Put a one-output node between ``node`` and what it reads first."""
+        inside = node.inputs[0]
+        result = gs.Variable(self.names.fresh(f"{inside.name}_{op.lower()}"), dtype=inside.dtype)
+        name = self.names.fresh(f"{node.name or node.outputs[0].name}_{op.lower()}")
+        before = gs.Node(op, name, attrs=dict(attrs), inputs=[inside], outputs=[result])
+        node.inputs[0] = result
+        self.graph.nodes.insert(self._place(node), before)
+        return before
+
+    def _place(self, node: Node) -> int:
+        # list.index would compare by content.
+        return next(i for i, other in enumerate(self.graph.nodes) if other is node)
 
     def insert_after(self, node: Node, op: str, **attrs: object) -> Node:
         """Put a one-output node between ``node`` and everyone who reads its first output.
@@ -71,7 +85,5 @@ class Rewriter:
         node.outputs[0] = inside
         name = self.names.fresh(f"{node.name or outside.name}_{op.lower()}")
         after = gs.Node(op, name, attrs=dict(attrs), inputs=[inside], outputs=[outside])
-        # list.index would compare by content.
-        place = next(i for i, other in enumerate(self.graph.nodes) if other is node)
-        self.graph.nodes.insert(place + 1, after)
+        self.graph.nodes.insert(self._place(node) + 1, after)
         return after

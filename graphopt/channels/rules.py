@@ -16,12 +16,15 @@ from graphopt.registry import Registry
 
 Rule: TypeAlias = Callable[[Site], None]
 
+_ATTENTION = "graphopt.channels.rules_attention:"
 _CONTRACT = "graphopt.channels.rules_contract:"
 _EINSUM = "graphopt.channels.rules_einsum:"
 _ELEMENTWISE = "graphopt.channels.rules_elementwise:"
 _INDEX = "graphopt.channels.rules_index:"
+_LOOKUP = "graphopt.channels.rules_lookup:"
 _NORM = "graphopt.channels.rules_norm:"
 _POOL = "graphopt.channels.rules_pool:"
+_RECURRENT = "graphopt.channels.rules_recurrent:"
 _REDUCE = "graphopt.channels.rules_reduce:"
 _SHAPE = "graphopt.channels.rules_shape:"
 
@@ -54,18 +57,23 @@ TABLE: dict[str, str] = {
     "Gemm": _CONTRACT + "gemm",
     "MatMul": _CONTRACT + "matmul",
     "Einsum": _EINSUM + "einsum",
-    **_all(_CONTRACT + "recurrent", "GRU LSTM RNN"),
+    "DeformConv": _CONTRACT + "deform_conv",
+    "Attention": _ATTENTION + "attention",
+    "RotaryEmbedding": _ATTENTION + "rotary",
+    **_all(_RECURRENT + "recurrent", "GRU LSTM RNN"),
     "BatchNormalization": _NORM + "batch_norm",
     "InstanceNormalization": _NORM + "instance_norm",
     "GroupNormalization": _NORM + "group_norm",
     "LayerNormalization": _NORM + "layer_norm",
-    "RMSNormalization": _NORM + "layer_norm",
+    "RMSNormalization": _NORM + "rms_norm",
+    "SimplifiedLayerNormalization": _NORM + "rms_norm",  # What ONNX Runtime calls it.
+    "LpNormalization": _ELEMENTWISE + "unary",  # A zero adds nothing to the norm.
     "MeanVarianceNormalization": _NORM + "mean_variance",
     "Softmax": _NORM + "softmax",
     "LogSoftmax": _NORM + "softmax",
     "Hardmax": _NORM + "softmax",
-    "LpNormalization": _NORM + "one_axis",
     "LRN": _NORM + "lrn",
+    "CumProd": _NORM + "cumsum",
     "CumSum": _NORM + "cumsum",
     "AveragePool": _POOL + "pool",
     "MaxPool": _POOL + "pool",
@@ -80,12 +88,12 @@ TABLE: dict[str, str] = {
     "Upsample": _POOL + "resize",
     "DepthToSpace": _POOL + "depth_to_space",
     "SpaceToDepth": _POOL + "space_to_depth",
+    "Col2Im": _LOOKUP + "col2im",
     # Channels are summed over with weight one: a removed channel is one that adds zero.
     **_all(_REDUCE + "sums", "ReduceL1 ReduceL2 ReduceSum ReduceSumSquare"),
-    **_all(
-        _REDUCE + "others",
-        "ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd",
-    ),
+    "ReduceMean": _REDUCE + "mean",
+    "ReduceMax": _REDUCE + "largest",
+    **_all(_REDUCE + "others", "ReduceLogSum ReduceLogSumExp ReduceMin ReduceProd"),
     "ArgMax": _REDUCE + "arg",
     "ArgMin": _REDUCE + "arg",
     "TopK": _REDUCE + "topk",
@@ -102,6 +110,21 @@ TABLE: dict[str, str] = {
     "Slice": _INDEX + "slice_",
     "Gather": _INDEX + "gather",
     "Pad": _INDEX + "pad",
+    "GatherElements": _LOOKUP + "gather_elements",
+    "GatherND": _LOOKUP + "gather_nd",
+    "Scatter": _LOOKUP + "scatter_elements",
+    "ScatterElements": _LOOKUP + "scatter_elements",
+    "ScatterND": _LOOKUP + "scatter_nd",
+    "OneHot": _LOOKUP + "one_hot",
+    "Compress": _LOOKUP + "compress",
+    "ReverseSequence": _LOOKUP + "reverse_sequence",
+    "Trilu": _LOOKUP + "trilu",
+    "CenterCropPad": _LOOKUP + "center_crop_pad",
+    # What ONNX Runtime fuses, in models that it has optimized.
+    "com.microsoft::Gelu": _ELEMENTWISE + "unary",
+    "com.microsoft::QuickGelu": _ELEMENTWISE + "unary",
+    "com.microsoft::BiasGelu": _ELEMENTWISE + "with_bias",
+    "com.microsoft::FastGelu": _ELEMENTWISE + "with_bias",
 }
 
 RULES = Registry("channel-rule", TABLE)

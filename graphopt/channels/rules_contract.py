@@ -16,6 +16,14 @@ def _spatial(site: Site, x: list[Dim], w: list[Dim]) -> list[Dim]:
     return [site.other(axis) for axis in range(2, len(x))]
 
 
+def _images(site: Site, w: list[Dim]) -> list[Dim]:
+    """Return the dimensions of the data; of unknown rank they are as many as the weight's."""
+    try:
+        return site.dims(0)
+    except Refused as unknown:
+        return [Dim(None, (), str(unknown)) for _ in w]
+
+
 def _set_group(site: Site, rows: Dim) -> None:
     def rewrite(to: Rewriter) -> None:
         if to.changed(rows):
@@ -31,7 +39,22 @@ def conv(site: Site) -> None:
     with input ``o // m``. In between: x's channels are a grid of g rows and C / g columns; W's
     columns are the grid's, and W's outputs are the same g rows of O / g channels.
     """
-    x, w = site.dims(0), site.dims(1)
+    _convolve(site, bias=2)
+
+
+def deform_conv(site: Site) -> None:
+    """DeformConv: a Conv; offsets and mask are the same for all channels."""
+    if int(site.node.attrs.get("offset_group", 1)) != 1:
+        raise Refused("offsets of their own for groups of channels")
+    for index in (2, 4):
+        if site.has(index):
+            site.freeze(site.dims(index), "holds offsets")
+    _convolve(site, bias=3)
+
+
+def _convolve(site: Site, *, bias: int) -> None:
+    w = site.dims(1)
+    x = _images(site, w)
     spatial = _spatial(site, x, w)
     groups = int(site.node.attrs.get("group", 1))
     channels, outputs = x[1], w[0]
@@ -54,13 +77,14 @@ def conv(site: Site) -> None:
         site.role(1, 1, "consumer")
         _set_group(site, rows)
     site.role(1, 0, "producer")
-    site.tie(2, [outputs])
+    site.tie(bias, [outputs])
     site.out([x[0], outputs, *spatial])
 
 
 def conv_transpose(site: Site) -> None:
     """ConvTranspose, W ``[C, O / g, k...]``; the outputs are g rows of O / g channels."""
-    x, w = site.dims(0), site.dims(1)
+    w = site.dims(1)
+    x = _images(site, w)
     spatial = _spatial(site, x, w)
     groups = int(site.node.attrs.get("group", 1))
     channels = x[1]
@@ -141,21 +165,3 @@ def _batch(site: Site, a: list[Dim], b: list[Dim]) -> list[Dim]:
             site.unify(wide[0], other)
         out.append(wide[0] if wide else pair[0])
     return out
-
-
-def recurrent(site: Site) -> None:
-    """LSTM, GRU and RNN: W ``[directions, gates H, C]`` sums over x ``[T, N, C]``; H stays."""
-    x, w = site.dims(0), site.dims(1)
-    if len(x) != 3 or len(w) != 3:
-        raise Refused("its input and its weight are not of three dimensions")
-    site.freeze(x[:2], "steps over it")
-    site.freeze(w[:2], "keeps its hidden state whole")
-    site.unify(x[2], w[2])
-    if constant(site.node.inputs[1]) is not None:
-        site.role(1, 2, "consumer")
-        site.role(1, 1, "producer")
-    for index in range(2, len(site.node.inputs)):
-        if site.has(index):
-            site.freeze(site.dims(index), "keeps its hidden state whole")
-    for index, tensor in enumerate(site.node.outputs):
-        site.out([site.other(axis, index) for axis in range(len(tensor.shape or ()))], index)

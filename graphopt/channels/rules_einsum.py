@@ -6,29 +6,44 @@ from graphopt.channels.dims import Dim
 from graphopt.channels.trace import Refused, Site
 from graphopt.graph import Node, constant
 
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 
 def einsum_labels(node: Node) -> tuple[list[str], str] | None:
     """Return the letters of the operands and of the result; None where they are not plain.
 
-    Plain means no ellipsis and no letter twice in one term (a diagonal).
+    An ellipsis becomes letters of its own. Not plain is a letter twice in one term (a diagonal),
+    or an ellipsis over an input of unknown rank.
     """
     equation = node.attrs.get("equation", "")
     text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
     left, arrow, output = text.partition("->")
     operands = left.split(",")
-    if not arrow:  # Implied: what occurs once, in alphabetical order.
-        output = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
-    terms = [*operands, output]
-    if "." in text or any(len(set(term)) != len(term) for term in terms):
+    if not arrow:  # Implied: the ellipsis, then what occurs once, in alphabetical order.
+        once = sorted(c for c in set(left) - set(",.") if left.count(c) == 1)
+        output = ("..." if "..." in left else "") + "".join(once)
+    spare = [c for c in _LETTERS if c not in text]
+    terms: list[str] = []
+    longest = 0
+    for term, tensor in zip(operands, node.inputs, strict=False):
+        if "..." in term:
+            if tensor.shape is None or len(tensor.shape) < len(term) - 3:
+                return None
+            count = len(tensor.shape) - (len(term) - 3)
+            longest = max(longest, count)
+            term = term.replace("...", "".join(spare[:count][::-1]))
+        terms.append(term)
+    output = output.replace("...", "".join(spare[:longest][::-1]))
+    if any("." in term or len(set(term)) != len(term) for term in [*terms, output]):
         return None
-    return operands, output
+    return terms, output
 
 
 def einsum(site: Site) -> None:
     """Einsum: letters missing from the result are summed over, the others pass through."""
     labels = einsum_labels(site.node)
     if labels is None:
-        raise Refused("its equation has an ellipsis or a diagonal")
+        raise Refused("its equation has a diagonal")
     operands, output = labels
     inputs = [site.dims(i) for i in range(len(site.node.inputs))]
     if [len(dims) for dims in inputs] != [len(term) for term in operands]:

@@ -19,6 +19,13 @@ def unary(site: Site) -> None:
     site.out(dims)
 
 
+def with_bias(site: Site) -> None:
+    """``y = f(x + b)`` with b along the last axis."""
+    dims = site.dims(0)
+    site.tie(1, dims[-1:])
+    site.out(dims)
+
+
 def like(site: Site) -> None:
     """CastLike: the second input gives a dtype only."""
     site.out(site.dims(0))

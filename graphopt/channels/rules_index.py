@@ -16,11 +16,12 @@ from graphopt.graph import Node
 _INT_MAX = np.iinfo(np.int64).max
 
 
-def _base(node: Node, what: str) -> str:
+def base_name(node: Node, what: str) -> str:
+    """Return what a new initializer of a node is called."""
     return f"{node.name or node.outputs[0].name}_{what}"
 
 
-def _renumber(alive: npt.NDArray[np.bool_], indices: list[int]) -> list[int]:
+def renumber(alive: npt.NDArray[np.bool_], indices: list[int]) -> list[int]:
     """Return where the surviving indices are once the dead ones are gone."""
     place = np.cumsum(alive) - 1
     return [int(place[i]) for i in indices if alive[i]]
@@ -77,7 +78,9 @@ def split(site: Site) -> None:
             site.node.attrs["split"] = counts
             return
         site.node.attrs.pop("num_outputs", None)
-        to.set_constant(site.node, 1, np.array(counts, dtype=np.int64), _base(site.node, "split"))
+        to.set_constant(
+            site.node, 1, np.array(counts, dtype=np.int64), base_name(site.node, "split")
+        )
 
     site.on_apply(rewrite)
 
@@ -135,7 +138,7 @@ def _rewrite_slice(site: Site, to: Rewriter, x: list[Dim], ranges: list[_Range])
         if not to.changed(dim):
             written.append(r)
             continue
-        indices = _renumber(to.alive(dim), r.indices(dim.size or 0))
+        indices = renumber(to.alive(dim), r.indices(dim.size or 0))
         if (bounds := _as_range(r.axis, indices)) is not None:
             written.append(bounds)
         else:
@@ -145,7 +148,7 @@ def _rewrite_slice(site: Site, to: Rewriter, x: list[Dim], ranges: list[_Range])
     for axis, indices in gathers:
         after = to.insert_after(site.node, "Gather", axis=axis)
         values = np.array(indices, dtype=np.int64)
-        to.set_constant(after, 1, values, _base(after, "indices"))
+        to.set_constant(after, 1, values, base_name(after, "indices"))
 
 
 def _as_range(axis: int, indices: list[int]) -> _Range | None:
@@ -170,7 +173,7 @@ def _write_slice(site: Site, to: Rewriter, ranges: list[_Range]) -> None:
         node.attrs.update(fields)
         return
     for index, (what, values) in enumerate(fields.items(), start=1):
-        to.set_constant(node, index, np.array(values, dtype=np.int64), _base(node, what))
+        to.set_constant(node, index, np.array(values, dtype=np.int64), base_name(node, what))
 
 
 def gather(site: Site) -> None:
@@ -200,9 +203,9 @@ def gather(site: Site) -> None:
     def rewrite(to: Rewriter) -> None:
         if not to.changed(dim):
             return
-        new = np.array(_renumber(to.alive(dim), indices), dtype=value.dtype)
+        new = np.array(renumber(to.alive(dim), indices), dtype=value.dtype)
         new = new if value.ndim == 1 else new.reshape(value.shape)
-        to.set_constant(site.node, 1, new, _base(site.node, "indices"))
+        to.set_constant(site.node, 1, new, base_name(site.node, "indices"))
 
     site.on_apply(rewrite)
 
@@ -245,7 +248,7 @@ def pad(site: Site) -> None:
             site.node.attrs["pads"] = new
         else:
             values = np.array(new, dtype=np.int64)
-            to.set_constant(site.node, 1, values, _base(site.node, "pads"))
+            to.set_constant(site.node, 1, values, base_name(site.node, "pads"))
 
     site.on_apply(rewrite)
 

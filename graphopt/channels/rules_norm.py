@@ -1,10 +1,19 @@
-"""Normalizations: parameters go with the channels; what statistics are taken over stays whole."""
+"""Normalizations: parameters go with the channels; what statistics are taken over stays whole.
+
+But for norms: a channel of zeros adds nothing to a root mean square, so it can go, and what is
+divided by the number of channels is corrected by a factor.
+"""
 
 from __future__ import annotations
+
+from math import prod, sqrt
+
+import numpy as np
 
 from graphopt.channels.dims import Dim
 from graphopt.channels.rewrite import Rewriter
 from graphopt.channels.trace import Refused, Site
+from graphopt.graph import Tensor, constant
 
 _OVER = "normalizes over it"
 
@@ -53,7 +62,7 @@ def group_norm(site: Site) -> None:
 
 
 def layer_norm(site: Site) -> None:
-    """LayerNormalization, RMSNormalization: freeze the axes from ``axis`` on."""
+    """LayerNormalization: freeze the axes from ``axis`` on."""
     x = site.dims(0)
     axis = site.axis(len(x), -1)
     site.freeze(x[axis:], _OVER)
@@ -63,6 +72,51 @@ def layer_norm(site: Site) -> None:
     site.out(x)
     for index in range(1, len(site.node.outputs)):
         site.out([*x[:axis], *(Dim(1) for _ in x[axis:])], index)
+
+
+def rms_norm(site: Site) -> None:
+    """RMSNormalization ``x s / sqrt(mean(x^2) + eps)``: free, for a zero adds nothing.
+
+    With K of C channels kept, ``x s / sqrt(sum / C + eps)`` is what the operator computes with
+    ``s sqrt(C / K)`` and ``eps C / K``.
+    """
+    x = site.dims(0)
+    axis = site.axis(len(x), -1)
+    scale = site.node.inputs[1]
+    fixed = constant(scale) is not None and has_float_type(scale)
+    if len(site.node.outputs) > 1 or not fixed or len(scale.shape) > len(x[axis:]):
+        site.freeze(x[axis:], _OVER)
+        site.trace.freeze_tensor(scale, f"{site.why}: {_OVER}")
+        site.out(x)
+        for index in range(1, len(site.node.outputs)):
+            site.out([*x[:axis], *(Dim(1) for _ in x[axis:])], index)
+        return
+    tail = x[len(x) - len(scale.shape) :]
+    site.tie(1, [Dim(1) if n == 1 else d for n, d in zip(scale.shape, tail, strict=True)])
+    site.out(x)
+
+    def rewrite(to: Rewriter) -> None:
+        share = kept_share(to, x[axis:])
+        if share == 1:
+            return
+        site.node.attrs["epsilon"] = float(site.node.attrs.get("epsilon", 1e-5)) / share
+        old = constant(site.node.inputs[1])
+        assert old is not None
+        new = (old.astype(np.float64) / sqrt(share)).astype(old.dtype)
+        to.set_constant(site.node, 1, new, f"{scale.name}_rescaled")
+
+    site.on_apply(rewrite)
+
+
+def has_float_type(tensor: Tensor) -> bool:
+    """Whether the tensor is known to hold float16, float32 or float64."""
+    return tensor.dtype in (np.float16, np.float32, np.float64)
+
+
+def kept_share(to: Rewriter, dims: list[Dim]) -> float:
+    """Return the fraction of the positions of these dimensions that survive."""
+    changed = [dim for dim in dims if to.changed(dim)]
+    return prod((to.count(dim) or 0) / (dim.size or 1) for dim in changed)
 
 
 def mean_variance(site: Site) -> None:
@@ -83,23 +137,39 @@ def softmax(site: Site) -> None:
     site.out(x)
 
 
-def one_axis(site: Site) -> None:
-    """LpNormalization: freeze the axis (default the last)."""
-    x = site.dims(0)
-    site.freeze([x[site.axis(len(x), -1)]], _OVER)
-    site.out(x)
-
-
 def lrn(site: Site) -> None:
-    """LRN: each channel is divided by a sum over its neighbours."""
+    """LRN: a sum of squares over neighbouring channels, to which a channel of zeros adds nothing.
+
+    Neighbours must stay at their distance: where channels go, the operator works on the channels
+    there were, with zeros in the gaps, and the gaps are taken out again.
+    """
     x = site.dims(0)
-    site.freeze(x[1:2], "sums over neighbouring channels")
+    if len(x) < 2:
+        raise Refused("an input without channels")
     site.out(x)
+
+    def rewrite(to: Rewriter) -> None:
+        if not to.changed(x[1]):
+            return
+        alive = to.alive(x[1])
+        kept = int(alive.sum())
+        pads = [0] * (2 * len(x))
+        pads[len(x) + 1] = 1
+        padded = to.insert_before(site.node, "Pad", **({"pads": pads} if site.opset < 11 else {}))
+        if site.opset >= 11:
+            to.set_constant(padded, 1, np.array(pads, dtype=np.int64), f"{padded.name}_pads")
+        apart = to.insert_before(site.node, "Gather", axis=1)
+        places = np.where(alive, np.cumsum(alive) - 1, kept).astype(np.int64)
+        to.set_constant(apart, 1, places, f"{apart.name}_indices")
+        together = to.insert_after(site.node, "Gather", axis=1)
+        to.set_constant(together, 1, np.flatnonzero(alive), f"{together.name}_indices")
+
+    site.on_apply(rewrite)
 
 
 def cumsum(site: Site) -> None:
-    """CumSum: freeze the axis."""
+    """CumSum, CumProd: freeze the axis."""
     x = site.dims(0)
     axes = site.ints("axis", 1) or [0]
-    site.freeze([x[site.counted(a, len(x))] for a in axes], "sums along it")
+    site.freeze([x[site.counted(a, len(x))] for a in axes], "accumulates along it")
     site.out(x)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 from graphopt.channels.dims import Dim
-from graphopt.channels.reshape import Size, blocks
+from graphopt.channels.reshape import Size, blocks, nested
 from graphopt.channels.rewrite import Rewriter
 from graphopt.channels.sizes import follow_sizes
 from graphopt.channels.trace import Element, Refused, Site
@@ -21,7 +23,17 @@ def transpose(site: Site) -> None:
 def reshape(site: Site) -> None:
     """Reshape: merged dimensions multiply, split ones become grids; the sizes are rewritten."""
     x = site.dims(0)
-    source, target = _sizes(site, x)
+    source, target = nested(*_sizes(site, x))
+    parts: list[Dim] = []
+    for dim, factors in zip(x, source, strict=True):
+        parts += site.space.split(dim, factors, site.why)
+    pieces = iter(_regrouped(site, parts, list(chain(*source)), list(chain(*target))))
+    out = [site.space.merge([next(pieces) for _ in factors], site.why) for factors in target]
+    site.out(out)
+    follow_sizes(site, 1, out)
+
+
+def _regrouped(site: Site, x: list[Dim], source: list[Size], target: list[Size]) -> list[Dim]:
     out: list[Dim] = []
     for block in blocks(source, target):
         inside, sizes = x[slice(*block.source)], target[slice(*block.target)]
@@ -33,8 +45,7 @@ def reshape(site: Site) -> None:
         else:
             site.freeze(inside, "reshapes it together with dimensions of unknown size")
             out += [Dim(n if isinstance(n, int) else None, (), site.why) for n in sizes]
-    site.out(out)
-    follow_sizes(site, 1, out)
+    return out
 
 
 def _sizes(site: Site, x: list[Dim]) -> tuple[list[Size], list[Size]]:
@@ -112,7 +123,10 @@ def unsqueeze(site: Site) -> None:
 
 
 def expand(site: Site) -> None:
-    """Expand: what grows from one to n is free, or follows the dimension n was read from."""
+    """Expand: what grows from one to n is free, or follows the dimension n was read from.
+
+    Free if n is a number in the graph, written down or at the end of a program of sizes.
+    """
     x = site.dims(0)
     elements, value, inferred = site.elements(1), site.value(1), site.out_sizes()
     if value is not None:
@@ -132,7 +146,8 @@ def expand(site: Site) -> None:
         if len(sizes) < back or mine.size != 1:
             out.append(mine)
         else:
-            out.append(_grown(site, sizes[-back], origins[-back], fixed=value is not None))
+            fixed = value is not None or (elements is not None and not origins[-back].dims)
+            out.append(_grown(site, sizes[-back], origins[-back], fixed=fixed))
     site.out(out)
     asked = out[rank - len(sizes) :]
     follow_sizes(site, 1, [d if n != 1 else Dim(1) for d, n in zip(asked, sizes, strict=True)])
@@ -147,17 +162,26 @@ def _grown(site: Site, size: object, origin: Element, *, fixed: bool) -> Dim:
 
 
 def constant_of_shape(site: Site) -> None:
-    """ConstantOfShape: a dimension follows the one its size was read from."""
+    """ConstantOfShape: a dimension follows the one its size was read from, or is free."""
     elements, value, inferred = site.elements(0), site.value(0), site.out_sizes()
     if value is not None:
-        site.out([Dim(int(n), (), site.why) for n in value.reshape(-1)])
+        sizes: list[Size] = [int(n) for n in value.reshape(-1)]
+    elif inferred is not None:
+        sizes = list(inferred)
+    elif elements is not None:
+        sizes = [None] * len(elements)
+    else:
+        raise Refused("its shape is computed and its rank unknown")
+    if elements is None and value is None:
+        site.out([Dim(n if isinstance(n, int) else None, (), site.why) for n in sizes])
         return
-    if elements is None:
-        if inferred is None:
-            raise Refused("its shape is computed and its rank unknown")
-        site.out([Dim(n if isinstance(n, int) else None, (), site.why) for n in inferred])
-        return
-    out = [e.dims[0] if e.exact else Dim(None, (), site.why) for e in elements]
+    origins = elements if elements is not None else (Element(),) * len(sizes)
+    if len(origins) != len(sizes):
+        raise Refused("shape inference disagrees with its shape")
+    out = [
+        _grown(site, n, e, fixed=value is not None or not e.dims)
+        for n, e in zip(sizes, origins, strict=True)
+    ]
     site.out(out)
     follow_sizes(site, 0, out)
 

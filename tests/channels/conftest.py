@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +18,8 @@ from graphopt.channels import ChannelAnalysis, PrunePlan, analyze, make_plan, ma
 from graphopt.model import Model
 from graphopt.passes.prune_channels import PruneChannels
 from graphopt.runtime import open_session
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Makes ``nets`` importable.
 
 SIZES = {"N": 2, "batch": 2, "H": 8, "W": 6, "height": 64, "width": 96}
 HEADER = '<ir_version: {ir}, opset_import: ["" : {opset}{domains}]>'
