@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from itertools import pairwise
-from math import ceil, floor, isfinite
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphopt.channels.allocation import (
+    ALLOCATIONS,
+    Allocation,
+    CostModel,
+    Decision,
+    Problem,
+    Target,
+)
+from graphopt.channels.allocation.extents import Extents
+from graphopt.channels.allocation.limits import (
+    Limit,
+    aligned_width,
+    asked_width,
+    limits_of,
+    matches,
+)
+from graphopt.channels.allocation.problem import checked_scores
 from graphopt.channels.groups import ChannelAnalysis, Group
-from graphopt.errors import UsageError
-from graphopt.files import dump_json
 from graphopt.graph import Array
 
-FORMAT = "graphopt-prune-plan"
-VERSION = 1
+__all__ = [
+    "GroupPlan",
+    "MemberPlan",
+    "PrunePlan",
+    "aligned_width",
+    "asked_width",
+    "make_plan",
+    "matches",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class MemberPlan:
-    """The indices that go from one axis of one constant."""
+    """The indices that go from one axis of one constant.
+
+    Attributes:
+        tensor: the constant.
+        axis: which of its axes.
+        removed: indices of the unpruned constant, sorted.
+        size: the length of the axis with every channel there.
+        nodes: the nodes that read it this way: of a constant that several layers share, each may
+            lose other indices.
+    """
 
     tensor: str
     axis: int
     removed: tuple[int, ...]
+    size: int = 0
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +65,16 @@ class GroupPlan:
     Attributes:
         name: the group.
         before: its channels.
-        asked: how many the ratio alone would keep.
-        after: how many are kept, after alignment.
+        asked: how many the allocation would keep, before alignment and floor.
+        after: how many are kept.
         removed: the channels that go, sorted.
         members: the axes of constants they live on.
-        note: why fewer than asked are removed; empty if nothing needs saying.
+        note: what needs saying: why nothing is removed, or that a width gives no speed.
+        ratio: the fraction asked for, of this group.
+        align: the kept width is a multiple of it.
+        floor: and never less than this.
+        kind: what one channel of it is, as the analysis calls it.
+        scores: the importance of every channel, to six digits; empty where it is not known.
     """
 
     name: str
@@ -51,6 +84,11 @@ class GroupPlan:
     removed: tuple[int, ...]
     members: tuple[MemberPlan, ...] = ()
     note: str = ""
+    ratio: float = 0.0
+    align: int = 1
+    floor: int = 1
+    kind: str = "channels"
+    scores: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def achieved(self) -> float:
@@ -63,16 +101,25 @@ class PrunePlan:
     """What is removed from a model.
 
     Attributes:
-        ratio: the fraction asked for, of each group.
+        ratio: the fraction of channels to remove: of each group where the allocation is uniform
+            (asked for, or the one found that meets the target), of all groups together where it
+            is global.
         align: kept widths are multiples of it.
         importance: what chose the channels.
         groups: every prunable group, also those that keep everything, in topological order.
+        allocation: what chose the widths.
+        target: what they had to meet; None where it is the ratio.
+        reached: for a target other than a ratio, the share of that cost that remains, estimated
+            by the cost model (exact for ``macs`` and ``params``).
     """
 
     ratio: float
     align: int
     importance: str
     groups: tuple[GroupPlan, ...] = ()
+    allocation: str = "uniform"
+    target: Target | None = None
+    reached: float | None = None
 
     @property
     def removed(self) -> int:
@@ -86,17 +133,10 @@ class PrunePlan:
         return self.removed / total if total else 0.0
 
     def to_json(self) -> str:
-        """Return JSON: the same plan, the same text."""
-        return dump_json(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "ratio": {"requested": self.ratio, "achieved": round(self.achieved, 6)},
-                "align": self.align,
-                "importance": self.importance,
-                "groups": [_group_json(g) for g in self.groups],
-            }
-        )
+        """Return JSON, as ``docs/plan.md`` says: the same plan, the same text."""
+        from graphopt.channels.plan_json import write
+
+        return write(self)
 
     @classmethod
     def from_json(cls, text: str) -> PrunePlan:
@@ -105,226 +145,163 @@ class PrunePlan:
         Raises:
             UsageError: it is no plan, is of a newer version, or contradicts itself.
         """
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as problem:
-            raise UsageError(f"the prune plan is not JSON: {problem}") from problem
-        top = _Fields(data, "the prune plan")
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise UsageError(
-                f"the prune plan is not a {FORMAT} of version {VERSION}: write it again with "
-                "graphopt optimize --prune"
-            )
-        groups = tuple(_group_of(g, i) for i, g in enumerate(top.items("groups")))
-        names = [g.name for g in groups]
-        if len(set(names)) != len(names):
-            raise UsageError("the prune plan names a group twice")
-        ratio = _Fields(data.get("ratio"), "the prune plan's ratio").number("requested")
-        return cls(
-            check_ratio(ratio), check_align(top.whole("align")), top.text("importance"), groups
-        )
+        from graphopt.channels.plan_json import read
 
-
-def _group_json(group: GroupPlan) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        "width": {"before": group.before, "asked": group.asked, "after": group.after},
-        "removed": list(group.removed),
-        "achieved": round(group.achieved, 6),
-        "members": [
-            {"tensor": m.tensor, "axis": m.axis, "removed": list(m.removed)} for m in group.members
-        ],
-        "note": group.note,
-    }
-
-
-class _Fields:
-    """Typed reads from untrusted JSON."""
-
-    def __init__(self, data: Any, where: str) -> None:
-        if not isinstance(data, dict):
-            raise UsageError(f"{where} is not a JSON object")
-        self.data, self.where = data, where
-
-    def _get(self, key: str, kind: type | tuple[type, ...], what: str) -> Any:
-        value = self.data.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UsageError(f"{self.where}: '{key}' must be {what}")
-        return value
-
-    def text(self, key: str) -> str:
-        return str(self._get(key, str, "a text"))
-
-    def whole(self, key: str) -> int:
-        return int(self._get(key, int, "a whole number"))
-
-    def number(self, key: str) -> float:
-        try:
-            return float(self._get(key, (int, float), "a number"))
-        except OverflowError as problem:
-            raise UsageError(f"{self.where}: '{key}' is too large") from problem
-
-    def items(self, key: str) -> list[Any]:
-        found: list[Any] = self._get(key, list, "a list")
-        return found
-
-    def indices(self, key: str) -> tuple[int, ...]:
-        values = self.items(key)
-        if any(not isinstance(v, int) or isinstance(v, bool) or v < 0 for v in values) or any(
-            a >= b for a, b in pairwise(values)
-        ):
-            raise UsageError(f"{self.where}: '{key}' must be increasing whole numbers from 0")
-        return tuple(values)
-
-
-def _group_of(data: Any, index: int) -> GroupPlan:
-    fields = _Fields(data, f"group {index} of the prune plan")
-    width = _Fields(fields.data.get("width"), f"{fields.where}: its width")
-    removed = fields.indices("removed")
-    before, asked, after = width.whole("before"), width.whole("asked"), width.whole("after")
-    if not 1 <= after <= before or not 0 <= asked <= before:
-        raise UsageError(f"{fields.where}: its widths contradict each other")
-    if before - len(removed) != after or (removed and removed[-1] >= before):
-        raise UsageError(f"{fields.where}: its widths do not match the channels removed")
-    members = []
-    for item in fields.items("members"):
-        member = _Fields(item, f"{fields.where}: a member")
-        members.append(
-            MemberPlan(member.text("tensor"), member.whole("axis"), member.indices("removed"))
-        )
-    note = str(fields.data.get("note", ""))
-    return GroupPlan(fields.text("name"), before, asked, after, removed, tuple(members), note)
-
-
-def check_ratio(ratio: float) -> float:
-    """Return the ratio.
-
-    Raises:
-        UsageError: it is not in [0, 1).
-    """
-    if not (isfinite(ratio) and 0 <= ratio < 1):
-        raise UsageError(f"the prune ratio is a fraction from 0 to below 1, such as 0.3: {ratio}")
-    return ratio
-
-
-def check_align(align: int) -> int:
-    """Return the alignment.
-
-    Raises:
-        UsageError: it is not a whole number from 1 on.
-    """
-    if align < 1:
-        raise UsageError(f"--align is a whole number from 1 on: {align}")
-    return align
-
-
-def asked_width(width: int, ratio: float) -> int:
-    """Return how many of ``width`` channels a ratio keeps: ``ceil((1 - ratio) width)``, exactly.
-
-    Computed as ``width - floor(ratio width)`` with the rounding of the product forgiven, so that
-    0.3 of 10 removes 3 and 0.29 of 100 removes 29.
-    """
-    return width - floor(ratio * width + 1e-9)
-
-
-def aligned_width(width: int, asked: int, align: int, least: int | None = None) -> int:
-    """Return the kept width: a multiple of ``align``, never below what was asked.
-
-    Args:
-        width: the channels there are.
-        asked: the channels to keep before alignment.
-        align: what the kept width is rounded up to a multiple of.
-        least: never keep fewer; default ``max(align, ceil(width / 8))``.
-    """
-    least = max(align, ceil(width / 8)) if least is None else least
-    return min(width, max(ceil(max(asked, 1) / align) * align, least))
-
-
-def matches(group: Group, pattern: str) -> bool:
-    """Whether a pattern names the group, or a node or tensor that has its channels."""
-    return any(fnmatchcase(n, pattern) for n in (group.name, *group.nodes, *group.tensors))
+        return read(text)
 
 
 def make_plan(
     analysis: ChannelAnalysis,
     scores: Mapping[str, Array],
-    ratio: float,
+    ratio: float = 0.0,
     *,
+    target: Target | None = None,
+    allocation: str = "uniform",
     align: int = 8,
     floor: int | None = None,
     keep: Sequence[str] = (),
+    ratios: Mapping[str, float] | None = None,
     importance: str = "",
+    estimates: bool = False,
+    costs: CostModel | None = None,
 ) -> PrunePlan:
     """Choose what to remove: of each group the least important channels.
 
     Args:
         analysis: the groups.
         scores: group name -> importance, shape ``(width,)``; least goes first, ties by index.
-        ratio: the fraction of each group to remove, in [0, 1).
-        align: kept widths are rounded up to a multiple of it.
+        ratio: the fraction of channels to remove, in [0, 1): of each group, or with the global
+            allocation of all groups together.
+        target: what to meet in place of a ratio.
+        allocation: a name in :data:`graphopt.channels.allocation.ALLOCATIONS`.
+        align: kept widths are rounded up to a multiple of it; whole attention heads are not.
         floor: never keep fewer channels; default ``max(align, ceil(width / 8))``.
         keep: ``fnmatch`` patterns of groups, nodes and tensors to leave alone.
+        ratios: patterns of groups, or of nodes and weights that make their channels -> the
+            fraction to remove there whatever the target; the first that matches a group counts,
+            and ``keep`` comes before all.
         importance: what made the scores, for the record.
+        estimates: whether scores are error estimates that can be compared between groups
+            (:class:`graphopt.channels.allocation.Problem`).
+        costs: of this analysis, for a target that is a cost and for notes on widths that give no
+            speed on its device; made here where needed, open input dimensions counted as 1.
 
     Raises:
-        UsageError: ratio, align or a group's scores are not usable.
+        UsageError: an option or a group's scores are not usable, or the target is out of reach.
     """
-    check_ratio(ratio)
-    check_align(align)
+    name = ALLOCATIONS.canonical(allocation)
+    allocate: Allocation = ALLOCATIONS.load(name)
+    limits = limits_of(analysis, align=align, floor=floor, keep=keep, ratios=ratios or {})
+    goal = Target("ratio", ratio) if target is None else target
+    known = [costs] if costs is not None else []
+
+    def cost_model() -> CostModel:
+        if not known:
+            known.append(CostModel.of(analysis))
+        return known[0]
+
+    readers = tuple(sum(m.role == "consumer" for m in g.members) for g in analysis.groups)
+    decision = allocate(Problem(limits, scores, estimates, readers, cost_model), goal)
+    notes = [""] * len(limits) if costs is None else costs.speed_notes(decision.after)
+    members = Members(analysis)
     groups = tuple(
-        _plan_group(group, scores, ratio, align, floor, keep) for group in analysis.groups
+        _plan_group(i, group, limit, scores, decision, members, name, notes[i])
+        for i, (group, limit) in enumerate(zip(analysis.groups, limits, strict=True))
     )
-    return PrunePlan(ratio, align, importance, groups)
+    if target is None or target.kind == "ratio":
+        return PrunePlan(goal.value, align, importance, groups, name)
+    reached = cost_model().remains(target.kind, decision.after)
+    return PrunePlan(decision.ratio, align, importance, groups, name, target, reached)
 
 
 def _plan_group(
+    index: int,
     group: Group,
+    limit: Limit,
     scores: Mapping[str, Array],
-    ratio: float,
-    align: int,
-    least: int | None,
-    keep: Sequence[str],
+    decision: Decision,
+    members: Members,
+    allocation: str,
+    speed_note: str,
 ) -> GroupPlan:
-    width = group.width
-    asked = asked_width(width, ratio)
-    pattern = next((p for p in keep if matches(group, p)), None)
-    if pattern is not None:
-        return GroupPlan(group.name, width, width, width, (), (), f"kept by --keep '{pattern}'")
-    after = aligned_width(width, asked, align, least)
+    width, asked, after = group.width, decision.asked[index], decision.after[index]
+    values = None
+    if after < width or group.name in scores:
+        values = checked_scores(scores, group.name, width)
     removed: tuple[int, ...] = ()
-    if after < width:
-        removed = tuple(sorted(_least(group, scores, width - after)))
-    members = tuple(m for m in _member_plans(group, removed) if m.removed)
-    note = "" if removed else _why_nothing(width, asked, after, ratio, align, least)
-    return GroupPlan(group.name, width, asked, after, removed, members, note)
+    if values is not None:
+        least = np.argsort(values, kind="stable")[: width - after]
+        removed = tuple(sorted(int(i) for i in least))
+    ratio = decision.ratio if allocation == "uniform" else 1 - asked / width
+    if not limit.free:
+        ratio = 0.0 if limit.kept else limit.ratio or 0.0
+    note = speed_note if removed else _why_nothing(limit, asked, ratio, allocation)
+    return GroupPlan(
+        group.name,
+        width,
+        asked,
+        after,
+        removed,
+        members.of(index, group, removed),
+        note,
+        ratio,
+        limit.align,
+        limit.least,
+        getattr(group, "kind", "channels"),
+        () if values is None else tuple(_six_digits(v) for v in values),
+    )
 
 
-def _least(group: Group, scores: Mapping[str, Array], count: int) -> list[int]:
-    values = np.asarray(scores.get(group.name, ()), dtype=np.float64)
-    if values.shape != (group.width,) or np.isnan(values).any():
-        raise UsageError(
-            f"the importance of group '{group.name}' must be {group.width} numbers, and is "
-            f"{'NaN somewhere' if values.shape == (group.width,) else values.shape}"
-        )
-    return [int(i) for i in np.argsort(values, kind="stable")[:count]]
+class Members:
+    """Says of each member which nodes read it, and how long its axis is."""
+
+    def __init__(self, analysis: ChannelAnalysis) -> None:
+        self._sizes: dict[tuple[str, int], int] = {}
+        self._nodes: dict[tuple[int, str, int], dict[str, None]] = {}
+        extents = Extents(analysis)
+        for place, dims in extents.reads.items():
+            node, tensor = place[0], extents.tensors[place]
+            for axis, dim in enumerate(dims):
+                for group, _ in extents.parts(dim):
+                    self._sizes[tensor, axis] = dim.size or 0
+                    self._nodes.setdefault((group, tensor, axis), {})[node] = None
+
+    def of(self, index: int, group: Group, removed: tuple[int, ...]) -> tuple[MemberPlan, ...]:
+        """Return what the members lose, those that lose nothing left out."""
+        found = []
+        for m in group.members:
+            gone = tuple(sorted({k for c in removed for k in m.positions[c]}))
+            nodes = tuple(self._nodes.get((index, m.tensor, m.axis), ()))
+            size = self._sizes.get((m.tensor, m.axis), 0)
+            found.append(MemberPlan(m.tensor, m.axis, gone, size, nodes))
+        return tuple(m for m in found if m.removed)
 
 
-def _member_plans(group: Group, removed: tuple[int, ...]) -> list[MemberPlan]:
-    return [
-        MemberPlan(m.tensor, m.axis, tuple(sorted({k for c in removed for k in m.positions[c]})))
-        for m in group.members
-    ]
+def _six_digits(value: float) -> float:
+    """Return a score as plans record it: sums differ in the last digits between machines."""
+    return float(f"{value:.6g}") + 0.0
 
 
-def _why_nothing(
-    width: int, asked: int, after: int, ratio: float, align: int, least: int | None
-) -> str:
+def _why_nothing(limit: Limit, asked: int, ratio: float, allocation: str) -> str:
+    width, align = limit.width, limit.align
+    if limit.kept:
+        return f"kept by --keep '{limit.kept}'"
+    by = f" (by '{limit.pattern}')" if limit.pattern else ""
+    if limit.free and allocation != "uniform":
+        if len(limit.options()) == 1:
+            return f"width {width} has no smaller multiple of --align {align} above its floor"
+        return f"the {allocation} allocation keeps all {width}"
+    if ratio == 0:
+        return f"width {width} at ratio 0{by}"
+    if limit.after(ratio) < width:
+        return f"keeps all {width}: the target is met without it"
     if asked == width:
-        return f"width {width} at ratio {ratio:g} is less than one channel"
-    unaligned = width - aligned_width(width, asked, 1, least)
+        return f"width {width} at ratio {ratio:g}{by} is less than one channel"
+    after = limit.after(ratio)
+    unaligned = width - aligned_width(width, asked, 1, limit.floor)
     if align == 1 or not unaligned:
-        return f"width {width} at ratio {ratio:g} keeps {asked}, and at least {after} must stay"
+        return f"width {width} at ratio {ratio:g}{by} keeps {asked}, and at least {after} must stay"
     return (
-        f"width {width} at ratio {ratio:g} keeps {asked}, rounded up to {after} by --align "
+        f"width {width} at ratio {ratio:g}{by} keeps {asked}, rounded up to {after} by --align "
         f"{align}: nothing removed; --align 1 would remove {unaligned}"
     )

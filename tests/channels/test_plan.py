@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.channels import PrunePlan, analyze, apply_plan, make_plan, masked
+from graphopt.channels.allocation import Target
 from graphopt.channels.plan import aligned_width, asked_width
 from graphopt.errors import UsageError
 
@@ -108,7 +109,7 @@ def test_bad_scores_and_alignment(model):
     with pytest.raises(UsageError, match="must be 64 numbers"):
         make_plan(analysis, {}, 0.3)
     nan = {g.name: np.full(g.width, np.nan) for g in analysis.groups}
-    with pytest.raises(UsageError, match="NaN somewhere"):
+    with pytest.raises(UsageError, match="NaN or infinite somewhere"):
         make_plan(analysis, nan, 0.3)
 
 
@@ -118,6 +119,79 @@ def test_json_round_trip_is_deterministic(model):
     assert PrunePlan.from_json(text) == plan
     assert PrunePlan.from_json(text).to_json() == text
     assert json.loads(text)["ratio"] == {"requested": 0.3, "achieved": 0.2}
+    by_cost = make_plan(analyze(model), ones(analyze(model)), target=Target("macs", 0.5),
+                        allocation="global", ratios={"w2": 0.25}, importance="obs")  # fmt: skip
+    assert PrunePlan.from_json(by_cost.to_json()) == by_cost
+    assert json.loads(by_cost.to_json())["target"] == {
+        "kind": "macs", "value": 0.5, "reached": by_cost.reached
+    }  # fmt: skip
+
+
+def test_json_has_what_it_takes_to_repeat_the_cut(model):
+    plan = make_plan(analyze(model), ones(analyze(model)), 0.3, importance="l2")
+    first, second = json.loads(plan.to_json())["groups"]
+    assert first["kind"] == "channels"
+    assert first["width"] == {"before": 64, "asked": 45, "after": 48}
+    assert first["ratio"] == {"requested": 0.3, "achieved": 0.25}
+    assert (first["align"], first["floor"]) == (8, 8)
+    assert first["scores"] == [float(i) for i in range(64)]
+    assert first["members"] == [
+        {"tensor": t, "axis": axis, "size": 64, "nodes": [n], "removed": list(range(16))}
+        for t, axis, n in (("w1", 0, "Conv_a"), ("w2", 1, "Conv_c"))
+    ]
+    assert second["members"] == []
+    assert second["note"].startswith("width 16 at ratio 0.3 keeps 12")
+
+
+def test_scores_are_written_to_six_digits_so_that_machines_agree(model):
+    analysis = analyze(model)
+    scores = {g.name: np.arange(g.width) / 3 for g in analysis.groups}
+    near = {n: s * (1 + 1e-12) for n, s in scores.items()}
+    one, two = (make_plan(analysis, s, 0.3).to_json() for s in (scores, near))
+    assert one == two
+    assert 0.333333 in json.loads(one)["groups"][0]["scores"]
+    tiny = {g.name: np.full(g.width, -0.0) for g in analysis.groups}
+    assert "-0" not in json.dumps(json.loads(make_plan(analysis, tiny, 0.3).to_json())["groups"])
+
+
+def test_version_1_is_read(model):
+    """Written by graphopt 0.1: no allocation, target, scores, sizes or nodes."""
+    plan = make_plan(analyze(model), ones(analyze(model)), 0.3, importance="l2")
+    data = json.loads(plan.to_json())
+    data["version"] = 1
+    del data["allocation"], data["target"]
+    for group in data["groups"]:
+        for key in ("kind", "ratio", "align", "floor", "scores"):
+            del group[key]
+        group["achieved"] = 0.25
+        for member in group["members"]:
+            del member["size"], member["nodes"]
+    old = PrunePlan.from_json(json.dumps(data))
+    assert [(g.name, g.removed, g.ratio, g.align) for g in old.groups] == [
+        (g.name, g.removed, 0.3, 8) for g in plan.groups
+    ]
+    assert [(m.tensor, m.axis, m.removed) for m in old.groups[0].members] == [
+        (m.tensor, m.axis, m.removed) for m in plan.groups[0].members
+    ]
+    one, two = model.clone(), model.clone()
+    apply_plan(one, plan)
+    apply_plan(two, old)
+    assert one.digest() == two.digest()
+    assert json.loads(old.to_json())["version"] == 2
+
+
+def test_nodes_tell_which_reader_of_a_shared_constant_loses_what(tools):
+    text = """g (float[N,3,4,4] x, float[8,3,1,1] w1, float[8,8,1,1] w2, float[5,8,1,1] w9,
+        float[8] b) => (float[N,5,4,4] y) {
+        a = Conv(x, w1, b)  c = Conv(a, w2, b)  y = Conv(c, w9) }"""
+    analysis = analyze(tools.graph(text))
+    scores = {"Conv_a": np.arange(8.0), "Conv_c": -np.arange(8.0)}
+    plan = make_plan(analysis, scores, 0.5, align=1)
+    biases = [m for g in plan.groups for m in g.members if m.tensor == "b"]
+    assert [(m.nodes, m.removed) for m in biases] == [
+        (("Conv_a",), (0, 1, 2, 3)),
+        (("Conv_c",), (4, 5, 6, 7)),
+    ]
 
 
 HOSTILE = {
@@ -125,7 +199,23 @@ HOSTILE = {
     "a list": lambda d: "[]",
     "deep": lambda d: "[" * 100_000,
     "another format": lambda d: d.update(format="x"),
-    "a newer version": lambda d: d.update(version=2),
+    "a newer version": lambda d: d.update(version=3),
+    "version true": lambda d: d.update(version=True),
+    "no target": lambda d: d.pop("target"),
+    "unknown target": lambda d: d["target"].update(kind="beauty"),
+    "target out of range": lambda d: d["target"].update(kind="macs", value=2),
+    "cost without what was reached": lambda d: d["target"].update(kind="macs", value=0.5),
+    "reached infinite": lambda d: d["target"].update(kind="macs", value=0.5, reached=1e999),
+    "no allocation": lambda d: d.pop("allocation"),
+    "scores of another width": lambda d: d["groups"][0].update(scores=[1.0]),
+    "scores of text": lambda d: d["groups"][0].update(scores=["a"] * 64),
+    "scores infinite": lambda d: d["groups"][0].update(scores=[1e999] * 64),
+    "scores too large": lambda d: d["groups"][0].update(scores=[10**400] * 64),
+    "group ratio missing": lambda d: d["groups"][0].pop("ratio"),
+    "group align zero": lambda d: d["groups"][0].update(align=0),
+    "kind a number": lambda d: d["groups"][0].update(kind=1),
+    "size too small": lambda d: d["groups"][0]["members"][0].update(size=3),
+    "nodes a number": lambda d: d["groups"][0]["members"][0].update(nodes=[1]),
     "ratio of text": lambda d: d["ratio"].update(requested="0.3"),
     "ratio out of range": lambda d: d["ratio"].update(requested=3),
     "ratio too large": lambda d: d["ratio"].update(requested=10**400),
