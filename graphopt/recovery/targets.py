@@ -1,0 +1,95 @@
+"""Which layers no longer see what they saw, and what each should give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.graph import Array, Node, Tensor, captured, constant, is_graph_output, is_op
+from graphopt.model import Model
+from graphopt.statistics.layers import Layer, layers
+
+Masks: TypeAlias = "Sequence[npt.NDArray[np.bool_] | None]"
+Kept: TypeAlias = "Mapping[str, Masks]"
+"""Tensor name -> per axis which indices of the original are left; None where all are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A layer, and the tensors that say what it should give.
+
+    Attributes:
+        layer: of the model that is being recovered.
+        shortcut: what is added to the layer's output right behind it, or None.
+        rectified: whether a Relu, and nothing else, reads the sum.
+        rectified_alone: the same of the layer's output itself.
+    """
+
+    layer: Layer
+    shortcut: str | None
+    rectified: bool
+    rectified_alone: bool
+
+
+def targets(original: Model, model: Model, kept: Kept) -> list[Target]:
+    """Return the layers to solve, in graph order.
+
+    A layer is solved if its input, or anything its input depends on, lost channels, and if the
+    original has a tensor of the name of its output to learn from.
+    """
+    changed = _changed(model, kept)
+    known = set(original.graph.tensors())
+    return [
+        target_of(model, layer, known)
+        for layer in layers(model)
+        if layer.input in changed and layer.output in known
+    ]
+
+
+def target_of(model: Model, layer: Layer, known: set[str]) -> Target:
+    """Return a layer with its shortcut, if the original has a tensor of its name."""
+    tensors = model.graph.tensors()
+    out = tensors[layer.output]
+    alone = _rectified(model, out)
+    node = _only_reader(model, out)
+    if node is None or not is_op(node, "Add"):
+        return Target(layer, None, alone, alone)
+    other = node.inputs[1] if node.inputs[0] is out else node.inputs[0]
+    if constant(other) is not None or other is out or other.name not in known:
+        return Target(layer, None, alone, alone)
+    if other.shape is None or out.shape is None or len(other.shape) != len(out.shape):
+        return Target(layer, None, alone, alone)
+    return Target(layer, other.name, _rectified(model, node.outputs[0]), alone)
+
+
+def restrict(array: Array, masks: Masks | None) -> Array:
+    """Return what is left of an original tensor."""
+    for axis, mask in enumerate(masks or ()):
+        if mask is not None:
+            array = np.compress(mask, array, axis=axis)
+    return array
+
+
+def _changed(model: Model, kept: Kept) -> set[str]:
+    """Return the tensors that lost channels, and all that depends on one of them."""
+    lost = {name for name, masks in kept.items() if any(m is not None for m in masks)}
+    for node in model.graph.nodes:
+        if any(t.name in lost for t in [*node.inputs, *captured(node)]):
+            lost.update(t.name for t in node.outputs if t.name)
+    return lost
+
+
+def _only_reader(model: Model, tensor: Tensor) -> Node | None:
+    readers = tensor.outputs
+    if len(readers) != 1 or is_graph_output(model.graph, tensor):
+        return None
+    return readers[0]
+
+
+def _rectified(model: Model, tensor: Tensor) -> bool:
+    node = _only_reader(model, tensor)
+    return node is not None and is_op(node, "Relu")
