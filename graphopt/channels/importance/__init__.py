@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-from graphopt.channels.groups import Group
-from graphopt.graph import Array
-from graphopt.model import Model
+from graphopt.channels.importance.protocol import DATA, UNFOLDED, Importance, criterion
 from graphopt.registry import Registry
+
+_HERE = "graphopt.channels.importance"
 
 IMPORTANCES = Registry(
     "importance",
     {
-        "l2": "graphopt.channels.importance.l2:l2",
-        "l1": "graphopt.channels.importance.l1:l1",
+        "obs": f"{_HERE}.obs:obs",
+        "l2": f"{_HERE}.l2:l2",
+        "l1": f"{_HERE}.l1:l1",
+        "geometric-median": f"{_HERE}.geometric_median:geometric_median",
+        "bn-gamma": f"{_HERE}.bn_gamma:bn_gamma",
+        "activation": f"{_HERE}.activation:activation",
+        "apoz": f"{_HERE}.apoz:apoz",
+        "lasso": f"{_HERE}.lasso:lasso",
+        "random": f"{_HERE}.random_order:random_order",
     },
+    aliases={"fpgm": "geometric-median"},
 )
 
+__all__ = [
+    "DATA",
+    "IMPORTANCES",
+    "UNFOLDED",
+    "Importance",
+    "criterion",
+    "default_importance",
+    "needs_data",
+]
 
-class Importance(Protocol):
-    """Scores the channels of every group; the least goes first.
 
-    Only the order within a group counts. ``statistics`` is what a criterion that looks at data
-    asks for (activation moments, Gram matrices), collected beforehand; criteria that look at
-    weights alone ignore it.
+def default_importance(*, has_data: bool) -> str:
+    """Return the criterion to use where none is asked for."""
+    return "obs" if has_data else "l2"
+
+
+def needs_data(name: str) -> bool:
+    """Whether a criterion looks at activations.
+
+    Raises:
+        UsageError: there is no such criterion.
+        EnvironmentProblem: it cannot be imported.
     """
-
-    def __call__(
-        self, model: Model, groups: Sequence[Group], /, *, statistics: Any = None
-    ) -> Mapping[str, Array]:
-        """Return group name -> scores, shape ``(width,)``, float64, finite."""
+    return DATA in getattr(IMPORTANCES.load(name), "needs", ())

@@ -7,19 +7,21 @@ taken over a whole group as :mod:`graphopt.channels.importance.norms` says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from graphopt.channels.groups import Group
 from graphopt.channels.importance.norms import Scores, group_scores
+from graphopt.channels.importance.protocol import criterion
 from graphopt.model import Model
+from graphopt.statistics.collect import Statistics
 
 
+@criterion()
 def l1(
     model: Model,
     groups: Sequence[Group],
     /,
     *,
-    statistics: Any = None,  # noqa: ARG001  (weights alone)
+    statistics: Statistics | None = None,  # noqa: ARG001  (weights alone)
 ) -> dict[str, Scores]:
     """Return group name -> L1 importance, shape ``(width,)``."""
     return group_scores(model, groups, order=1)

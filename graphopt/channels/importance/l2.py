@@ -8,19 +8,21 @@ ConvNets*, ICLR 2017 (arXiv:1608.08710; section 4.5 compares the two), taken ove
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from graphopt.channels.groups import Group
 from graphopt.channels.importance.norms import Scores, group_scores
+from graphopt.channels.importance.protocol import criterion
 from graphopt.model import Model
+from graphopt.statistics.collect import Statistics
 
 
+@criterion()
 def l2(
     model: Model,
     groups: Sequence[Group],
     /,
     *,
-    statistics: Any = None,  # noqa: ARG001  (weights alone)
+    statistics: Statistics | None = None,  # noqa: ARG001  (weights alone)
 ) -> dict[str, Scores]:
     """Return group name -> L2 importance, shape ``(width,)``."""
     return group_scores(model, groups, order=2)

@@ -23,20 +23,29 @@ from graphopt.graph import Array, constant
 from graphopt.model import Model
 
 Scores = npt.NDArray[np.float64]
+_BLOCK = 1 << 20
 
 
-def slice_norms(values: Array, member: Member, order: int) -> Scores:
+def index_powers(values: Array, axis: int, order: int) -> Scores:
+    """Return the sum of ``|w| ** order`` at each index along an axis of a weight."""
+    rows = np.moveaxis(values, axis, 0)
+    sums = np.zeros(len(rows))
+    step = max(1, _BLOCK * len(rows) // max(values.size, 1))
+    for start in range(0, len(rows), step):  # In float64 a whole weight may not fit.
+        part = np.asarray(rows[start : start + step], dtype=np.float64)
+        sums[start : start + step] = (np.abs(part) ** order).reshape(len(part), -1).sum(axis=1)
+    return sums
+
+
+def slice_norms(powers: Scores, member: Member, order: int) -> Scores:
     """Return, per channel, the norm of its slices of one weight, shape ``(width,)``.
 
     Args:
-        values: the weight.
-        member: which axis, and which of its indices belong to each channel.
+        powers: of the weight along the member's axis (:func:`index_powers`).
+        member: which of its indices belong to each channel.
         order: 1 for the sum of absolute values, 2 for the root of the sum of squares.
     """
-    others = tuple(axis for axis in range(values.ndim) if axis != member.axis)
-    powers = np.abs(np.asarray(values, dtype=np.float64)) ** order
-    per_index = powers.sum(axis=others)
-    return np.array([per_index[list(p)].sum() for p in member.positions]) ** (1.0 / order)
+    return np.array([powers[list(p)].sum() for p in member.positions]) ** (1.0 / order)
 
 
 def group_scores(model: Model, groups: Sequence[Group], order: int) -> dict[str, Scores]:
@@ -48,13 +57,18 @@ def group_scores(model: Model, groups: Sequence[Group], order: int) -> dict[str,
         order: of the norm, 1 or 2.
     """
     tensors = model.graph.tensors()
+    # The weight behind a Concat has the channels of many groups, and is read once.
+    powers: dict[tuple[str, int], Scores] = {}
     scores: dict[str, Scores] = {}
     for group in groups:
         norms: dict[str, list[Scores]] = {"producer": [], "consumer": []}
         for member in group.members:
             values = constant(tensors[member.tensor])
             if member.role != "parameter" and values is not None:
-                norms[member.role].append(slice_norms(values, member, order))
+                key = (member.tensor, member.axis)
+                if key not in powers:
+                    powers[key] = index_powers(values, member.axis, order)
+                norms[member.role].append(slice_norms(powers[key], member, order))
         made, read = _average(norms["producer"], group), _average(norms["consumer"], group)
         scores[group.name] = np.nan_to_num(made * read, nan=0.0)
     return scores
