@@ -12,6 +12,8 @@ PASSES = Registry(
         "fold-batchnorm": "graphopt.passes.fold_batchnorm:FoldBatchNorm",
         "raise-opset": "graphopt.passes.raise_opset:RaiseOpset",
         "prune-channels": "graphopt.passes.prune_channels:PruneChannels",
+        "low-rank": "graphopt.passes.low_rank:LowRank",
+        "sparsify": "graphopt.passes.sparsify:Sparsify",
         "insert-qdq": "graphopt.passes.insert_qdq:InsertQDQ",
     },
 )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.recovery.problem import Problem, Solution
+from graphopt.recovery.problem import Problem, Solution, without_shortcuts
 
 LEAST, MOST = 0.1, 10.0  # a channel that all but died is not blown up without limit
 
 
+@without_shortcuts
 def affine(problem: Problem) -> Solution | None:
     """Rescale one layer; without a bias, only where it can be given one."""
     if not problem.bias:

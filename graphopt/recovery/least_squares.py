@@ -30,10 +30,10 @@ import numpy as np
 from graphopt.recovery.dual import dual, most_rows
 from graphopt.recovery.problem import Matrix, Problem, Rows, Solution, rectified
 from graphopt.statistics.gram import MOST_FEATURES, Gram, fits, widest
-from graphopt.statistics.unfold import PIECE
+from graphopt.statistics.unfold import HELD, PIECE
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-ROUNDS = 3  # of the rectified problem
+ROUNDS = 2  # of the rectified problem
 
 __all__ = [
     "MOST_FEATURES",
@@ -75,7 +75,7 @@ def most_memory(groups: int, features: int, outputs: int) -> int:
     made of them. A test and the benchmark hold it against the memory that is really taken.
     """
     size = features + 1
-    held = 8 * groups * size * outputs + 6 * PIECE
+    held = 8 * groups * size * outputs + 6 * PIECE + HELD
     if not fits(groups, features):
         rows = most_rows(groups, features, outputs)
         return held + 4 * groups * rows * (features + 3 * outputs) + 24 * rows * rows

@@ -89,3 +89,13 @@ def rectified(wanted: Array, beside: Array | float, now: Array) -> Array:
 
 Solver: TypeAlias = "Callable[[Problem], Solution | None]"
 """Returns None where the weights are best left as they are."""
+
+
+def without_shortcuts(solver: Solver) -> Solver:
+    """Mark a solver whose target is what the original layer itself gave.
+
+    What a shortcut lacks beside a layer is for least squares to make up; it says nothing of how
+    the layer's own output should be spread.
+    """
+    solver.__dict__["shortcuts"] = False
+    return solver

@@ -14,8 +14,8 @@ temporary files; one layer's matrices at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from graphopt.statistics.collect import MEMORY, MOST_ROWS, Batches
 from graphopt.statistics.layers import bias_of, set_weights
 from graphopt.statistics.replay import Progress, Replay
 from graphopt.statistics.spill import Spill
-from graphopt.statistics.unfold import Unfolder, output_rows, pieces
+from graphopt.statistics.unfold import HELD, Unfolder, output_rows, pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,8 @@ def recover(
         progress: called after each layer with 1.
     """
     work = targets(original, model, kept) if wanted is None else wanted
+    if not getattr(solver, "shortcuts", True):
+        work = [replace(target, shortcut=None) for target in work]
     if not work:
         return []
     shortcuts = [t.shortcut for t in work if t.shortcut is not None]
@@ -108,6 +110,30 @@ def recover(
     return solved
 
 
+class _Held:
+    """Rows that a solver may go through again: kept while they are few bytes, else made again."""
+
+    def __init__(self, make: Callable[[], Iterator[Rows]]) -> None:
+        self.make = make
+        self.kept: list[Rows] | None = None
+
+    def __call__(self) -> Iterator[Rows]:
+        """Yield the rows."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        kept: list[Rows] | None = []
+        size = 0
+        for rows in self.make():
+            size += rows.x.nbytes + 2 * rows.wanted.nbytes
+            if size > HELD:
+                kept = None
+            if kept is not None:
+                kept.append(rows)
+            yield rows
+        self.kept = kept
+
+
 class _Run:
     def __init__(self, old: Replay, new: Replay, kept: Kept, unsolved: set[str]) -> None:
         self.old, self.new, self.kept, self.unsolved = old, new, kept, unsolved
@@ -133,13 +159,14 @@ class _Run:
         assert weight is not None
         bias = bias_of(layer, self.nodes)
         rectified = target.rectified_alone if shortcut is None else target.rectified
+        rows = _Held(lambda: self._rows(target, shortcut, node))
         found = solver(
             Problem(
                 layer,
                 np.concatenate([layer.matrix(weight, node), bias[:, None]], axis=1),
                 layer.bias is not None,
                 rectified,
-                lambda: self._rows(target, shortcut, node),
+                rows,
                 lambda most: self._rows(target, shortcut, node, most),
             )
         )

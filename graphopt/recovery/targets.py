@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -39,14 +40,18 @@ def targets(original: Model, model: Model, kept: Kept) -> list[Target]:
     """Return the layers to solve, in graph order.
 
     A layer is solved if its input, or anything its input depends on, lost channels, and if the
-    original has a tensor of the name of its output to learn from.
+    original has a tensor of the name of its output to learn from. Layers that share a weight are
+    left out: solving one would give it a weight of its own.
     """
     changed = _changed(model, kept)
     known = set(original.graph.tensors())
+    readers = Counter(
+        t.name for n in model.graph.nodes for t in n.inputs if constant(t) is not None
+    )
     return [
         target_of(model, layer, known)
         for layer in layers(model)
-        if layer.input in changed and layer.output in known
+        if layer.input in changed and layer.output in known and readers[layer.weight] == 1
     ]
 
 

@@ -21,6 +21,7 @@ from graphopt.graph import Array, Node
 from graphopt.statistics.layers import Layer
 
 Rows = npt.NDArray[np.int64]
+HELD = 256 << 20  # bytes of one layer's rows that are kept to be looked at again
 PIECE = 32 << 20  # bytes of rows, inputs and outputs together, that are looked at at once
 
 
