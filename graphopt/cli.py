@@ -127,6 +127,12 @@ COMPRESS = options(
         metavar="RATIO",
         help="Share of channels to remove.",
     ),
+    click.option(
+        "--prune-to",
+        type=TEXT,
+        metavar="COST=X",
+        help="Or what shall remain: macs=0.5, params=0.6, latency=0.7.",
+    ),
     DATA,
     click.option(
         "--eval", "eval_spec", type=TEXT, metavar="SPEC", help="Samples to measure fidelity on."
@@ -135,19 +141,51 @@ COMPRESS = options(
     click.option("--engine", metavar="NAME", help="auto, tensorrt, tensorrt-rtx, onnxruntime."),
     click.option("--device", metavar="NAME|FILE", help="The target; see graphopt devices.  [host]"),
     SHAPES,
-    click.option("--importance", metavar="NAME", help="l2 or l1.  [l2]"),
+    click.option(
+        "--importance",
+        metavar="NAME",
+        help="obs, activation, lasso, l2 …; a wrong name lists them.  [obs with data, else l2]",
+    ),
+    click.option(
+        "--allocation", metavar="NAME", help="global or uniform.  [global with obs, else uniform]"
+    ),
     click.option(
         "--align",
         type=click.IntRange(1, 1024),
         metavar="N",
         help="Pruned widths divide by N.  [device's]",
     ),
+    click.option("--floor", type=COUNT, metavar="N", help="Least width left.  [an eighth]"),
     click.option("--keep", multiple=True, metavar="PATTERN", help="Never prune these; repeatable."),
+    click.option("--prune-heads", is_flag=True, help="Whole attention heads, not parts of each."),
+    click.option("--prune-steps", type=COUNT, metavar="K", help="Remove and recover K times."),
+    click.option("--plan", type=FILE, metavar="FILE.json", help="Replay a prune-plan.json."),
+    click.option(
+        "--recover-with",
+        metavar="NAME",
+        help="least-squares, affine or none.  [least-squares with data]",
+    ),
+    click.option(
+        "--recover-from",
+        type=FILE,
+        metavar="ONNX",
+        help="MODEL was pruned elsewhere, from this: recover it.",
+    ),
     click.option(
         "--exclude-nodes",
         multiple=True,
         metavar="PATTERN",
         help="Node names or op types to leave in fp32; repeatable.",
+    ),
+    click.option(
+        "--sparsity", metavar="2:4|X", help="Zeros in weights: 2:4 for Ampere on, or a share."
+    ),
+    click.option("--sparsity-by", metavar="NAME", help="obs or magnitude.  [obs with data]"),
+    click.option(
+        "--low-rank",
+        type=Number(min=0, max=1, min_open=True, max_open=True),
+        metavar="X",
+        help="Factorize layers until this share of MACs is left.",
     ),
     click.option("--recipe", type=FILE, metavar="FILE.toml", help="Options from a file."),
     click.option("--max-drop", type=POINTS, metavar="X", help="Fail past X points of accuracy."),
@@ -218,6 +256,29 @@ def inspect(file: Path, **flags: Any) -> None:
     from graphopt.verbs import run_inspect
 
     run_inspect(file, flags, console(flags))
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@DATA
+@click.option(
+    "--eval", "eval_spec", type=TEXT, metavar="SPEC", help="Samples to measure on.  [of --data]"
+)
+@click.option("--ratios", metavar="R,R,…", help="Shares of a group's channels.  [0.1,0.3,0.5]")
+@click.option("--only", type=click.Choice(["prune", "int8"]), help="One of the two.  [both]")
+@click.option("--importance", metavar="NAME", help="What chooses the channels.  [obs]")
+@click.option("--align", type=click.IntRange(1, 1024), metavar="N", help="Widths divide by N.  [1]")
+@click.option("--calibrator", metavar="NAME", help="What chooses INT8 ranges.  [entropy]")
+@click.option("--engine", metavar="NAME", help="Whose INT8: see graphopt engines.  [auto]")
+@click.option("--device", metavar="NAME|FILE", default="host", help="The target.  [host]")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Figures; a stopped run goes on.")
+@click.option("--force", is_flag=True, help="Overwrite figures of another run.")
+@OUTPUT
+def analyze(model: Path, **flags: Any) -> None:
+    """Measure what each channel group and each layer of MODEL loses alone."""
+    from graphopt.verbs_analyze import run_analyze
+
+    run_analyze(model, flags, console(flags))
 
 
 @cli.command()
@@ -322,7 +383,7 @@ def _run(words: list[str]) -> int:
         return done.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort) as problem:
         number = problem.number if isinstance(problem, Stopped) else signal.SIGINT
-        return _tell("interrupted; nothing was written", code=128 + number)
+        return _tell(str(problem) or "interrupted; nothing was written", code=128 + number)
     except click.ClickException as problem:
         usage = isinstance(problem, click.UsageError) and problem.ctx is not None
         hint = f"try '{problem.ctx.command_path} --help'" if usage else ""  # type: ignore[attr-defined]

@@ -1,23 +1,38 @@
-"""From the model as given to the optimized fp32 model: raise, simplify, fold, prune."""
+"""From the model as given to the optimized fp32 model: raise, simplify, fold, prune, recover."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from graphopt.channels import ChannelAnalysis, analyze
+from graphopt.channels import ChannelAnalysis
+from graphopt.channels.importance import default_importance
 from graphopt.channels.plan import PrunePlan
 from graphopt.console import Console
+from graphopt.data import Dataset
 from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.graph import QUANTIZE_OPS, is_op
 from graphopt.model import Model
 from graphopt.passes import PASSES
 from graphopt.passes.base import Pass
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
-from graphopt.passes.prune_channels import PruneChannels, plan_for
 from graphopt.passes.raise_opset import RaiseOpset
 from graphopt.passes.simplify import Simplify
+from graphopt.profiles import DeviceProfile
+from graphopt.pruning import (
+    DEFAULT_RECOVERY,
+    Means,
+    Pruned,
+    batches_of,
+    default_allocation,
+    prune,
+    recover_from,
+)
 from graphopt.recipe import Recipe
+from graphopt.recovery import NONE
 from graphopt.report import Report
+from graphopt.stages import run_pass
+from graphopt.weights import lighten
 
 QDQ_OPSET = 13  # the first whose QuantizeLinear has an axis, which per-channel weights need
 
@@ -39,7 +54,58 @@ class Optimized:
     groups: ChannelAnalysis | None = None
 
 
-def optimize(model: Model, recipe: Recipe, align: int, report: Report, ui: Console) -> Optimized:
+@dataclass(frozen=True, slots=True)
+class Aids:
+    """What pruning and recovery may use besides the model and the recipe.
+
+    Attributes:
+        samples: what to look at; None where there are none that mean anything.
+        device: the target.
+        shapes: input name -> shape to count costs at.
+        original: what a model that was pruned elsewhere was before.
+        recover: whether to recover what the last step of pruning left.
+    """
+
+    samples: Dataset | None = None
+    device: DeviceProfile | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    original: Model | None = None
+    recover: bool = True
+
+    def means(self, unfolded: Model, recipe: Recipe, align: int) -> Means:
+        """Return what the pruning of a resolved recipe works with."""
+        wanted, data = recipe.prune, self.samples
+        importance = wanted.importance or default_importance(has_data=data is not None)
+        return Means(
+            batches=None if data is None else batches_of(data),
+            unfolded=unfolded,
+            device=self.device,
+            shapes=self.shapes,
+            precision=precision_of(recipe, self.device),
+            align=align,
+            importance=importance,
+            allocation=wanted.allocation or default_allocation(importance),
+            method=recipe.recover.method or (NONE if data is None else DEFAULT_RECOVERY),
+            steps=wanted.steps or 1,
+            seed=recipe.data.seed,
+        )
+
+
+def precision_of(recipe: Recipe, device: DeviceProfile | None) -> str:
+    """Return what the layers will run in: INT8, else what a GPU or a CPU is best at."""
+    if recipe.quantize.int8:
+        return "int8"
+    return "fp16" if device is not None and device.sm is not None else "fp32"
+
+
+def optimize(
+    model: Model,
+    recipe: Recipe,
+    align: int,
+    report: Report,
+    ui: Console,
+    aids: Aids | None = None,
+) -> Optimized:
     """Run the fp32 passes the recipe asks for, each a stage of the report.
 
     Raises:
@@ -54,24 +120,31 @@ def optimize(model: Model, recipe: Recipe, align: int, report: Report, ui: Conso
     folded = run_pass(FoldBatchNorm(), model, report, ui)
     for name in recipe.optimize.passes:
         folded = run_pass(named_pass(name), folded, report, ui)
-    wanted = recipe.prune
-    if wanted.ratio is None:
-        return Optimized(folded, folded)
-    with report.stage("analyze-channels") as stage:
-        groups = analyze(folded)
-        plan = plan_for(
-            folded,
-            wanted.ratio,
-            importance=wanted.importance,
-            align=align,
-            keep=wanted.keep,
-            analysis=groups,
-        )
-        stage.facts = {"prunable": len(groups.groups), "frozen": len(groups.frozen)}
-    pruning = PruneChannels(
-        wanted.ratio, importance=wanted.importance, align=align, keep=wanted.keep, plan=plan
-    )
-    return Optimized(folded, run_pass(pruning, folded, report, ui), plan, groups)
+    aids = aids or Aids()
+    means = aids.means(model, recipe, align)
+    done: Pruned | None = None
+    if recipe.recover.original is not None:
+        folded, given = _original(aids, recipe), folded
+        done = recover_from(folded, given, means, report, ui)
+    elif recipe.prune.asked:
+        done = prune(folded, recipe.prune, means, report, ui, last=aids.recover)
+    result = folded if done is None else done.model
+    if recipe.weights.asked and aids.recover:
+        result = lighten(folded, done, recipe.weights, means, report, ui)
+    if done is None:
+        return Optimized(folded, result)
+    return Optimized(folded, result, done.plan, done.groups)
+
+
+def _original(aids: Aids, recipe: Recipe) -> Model:
+    """Return the model that was pruned elsewhere as it was before, brought into the same form."""
+    assert aids.original is not None
+    quiet, model = Console(verbosity=-1), aids.original
+    if recipe.quantize.int8 and model.opset < QDQ_OPSET:
+        model = run_pass(RaiseOpset(QDQ_OPSET), model, Report(), quiet)
+    for step in (Simplify(), FoldBatchNorm(), *map(named_pass, recipe.optimize.passes)):
+        model = run_pass(step, model, Report(), quiet)
+    return model
 
 
 def named_pass(name: str) -> Pass:
@@ -101,18 +174,3 @@ def refuse_quantized(model: Model, recipe: Recipe) -> None:
             f"the model is quantized already (node '{found.name}' is a {found.op}): "
             "leave --int8 out to build it as it is, or start from the fp32 model"
         )
-
-
-def run_pass(step: Pass, model: Model, report: Report, ui: Console) -> Model:
-    """Run one pass as a stage; say in a line what it did, and with ``-v`` what it refused."""
-    with report.stage(step.name) as stage:
-        result = step(model)
-        stage.record(result)
-    counts = ", ".join(f"{n} {kind}" for kind, n in result.counts().items()) or "nothing to do"
-    refused = f"; {len(result.skipped)} left alone" if result.skipped else ""
-    ui.info(f"{step.name}: {counts}{refused} ({stage.seconds:.2f} s)")
-    for change in result.changes:
-        ui.detail(f"{change.kind} {change.where}: {change.detail}")
-    for skip in result.skipped:
-        ui.detail(f"left alone {skip.where}: {skip.reason}")
-    return result.model

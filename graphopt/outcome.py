@@ -97,6 +97,14 @@ class Outcome:
 
     def _fidelity(self, report: Report, ui: Console) -> None:
         source, data = self.plan.request.model, self.plan.evaluation
+        told = "the model as given"
+        if self.plan.original is not None:
+            # A model pruned elsewhere is judged, as it came and recovered, by what it was before.
+            source = Path(str(self.plan.request.recipe.recover.original))
+            told = f"{source.name}, before it was pruned"
+            self.fidelity["before"] = fidelity(
+                source, self.plan.model, data, ui, exact=False, what="the model as given"
+            )
         self.fidelity["fp32"] = fidelity(
             source, self.done.model, data, ui, exact=False, what="fp32"
         )
@@ -108,13 +116,13 @@ class Outcome:
             )
         report.fidelity = {
             "data": data.summary(),
-            "reference": "the model as given",
+            "reference": told,
             **{name: f.to_json() for name, f in self.fidelity.items()},
         }
         self._warn_of_nan(ui)
         note = "on random inputs: no accuracy figure" if data.synthetic else ""
         accuracy = {n: f.accuracy_b for n, f in self.fidelity.items()}
-        accuracy["before"] = self.fidelity["fp32"].accuracy_a
+        accuracy.setdefault("before", self.fidelity["fp32"].accuracy_a)
         agreement = {n: f.top1_agreement for n, f in self.fidelity.items()}
         sqnr = {n: f.sqnr_db for n, f in self.fidelity.items()}
         for name in [n for n, f in self.fidelity.items() if f.total.identical]:

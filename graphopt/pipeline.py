@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphopt.calibrators import CalibrationTable
 from graphopt.calibrators.cache import write_cache
+from graphopt.channels import PrunePlan
 from graphopt.console import Console
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.errors import GateError
@@ -46,7 +48,7 @@ def build(request: Request, ui: Console | None = None) -> Report:
     with staged(request.out, force=request.force) as folder:
         plan = prepare(request, report, ui)
         request = plan.request
-        done = optimize(plan.model, request.recipe, plan.align, report, ui)
+        done = optimize(plan.model, request.recipe, plan.align, report, ui, plan.aids)
         warn_of_pruning(plan, done, ui)
         files = _Files(folder, report, runnable=not plan.unrunnable)
         onnx = {"fp32": files.save_model("onnx-fp32", FP32, done.model)}
@@ -80,7 +82,9 @@ def preview(request: Request, ui: Console) -> tuple[Report, Optimized]:
     """
     report = Report(warnings=ui.warnings)
     plan = prepare(request, report, ui)
-    done = optimize(plan.model, request.recipe, plan.align, report, ui)
+    request = plan.request
+    aids = replace(plan.aids, recover=False)
+    done = optimize(plan.model, request.recipe, plan.align, report, ui, aids)
     warn_of_pruning(plan, done, ui)
     if request.recipe.quantize.int8:
         exclude = request.recipe.quantize.exclude
@@ -113,35 +117,57 @@ class _Files:
 
 
 def warn_of_pruning(plan: BuildPlan, done: Optimized, ui: Console) -> None:
-    """Say what ``--prune`` achieved, and why where it is less than asked."""
-    if done.plan is None or done.groups is None:
+    """Say what was pruned, and why where it is less than asked."""
+    wanted = plan.request.recipe.prune
+    if done.plan is None or done.groups is None or not wanted.asked:
         return
-    ratio = plan.request.recipe.prune.ratio or 0
     groups = done.plan.groups
     before, after = sum(g.before for g in groups), sum(g.after for g in groups)
+    asked = f"--prune-to {wanted.to}" if wanted.to else f"--prune {wanted.ratio or 0:g}"
+    asked = f"--plan {wanted.plan}" if wanted.plan else asked
     if not done.groups.groups:
         frozen = len(done.groups.frozen)
         ui.warn(
-            f"--prune {ratio:g} removed nothing: no channel group can be pruned "
+            f"{asked} removed nothing: no channel group can be pruned "
             f"({frozen} are frozen; graphopt inspect says by what)"
         )
         return
     if before == after:
         ui.warn(
-            f"--prune {ratio:g} removed nothing: every width rounds up to what it was with "
-            f"--align {plan.align}; try --align 1, or a larger ratio"
+            f"{asked} removed nothing: every width rounds up to what it was with "
+            f"--align {done.plan.align}; try --align 1, or a larger ratio"
         )
         return
+    goal = f"{100 * wanted.ratio:g} % asked" if wanted.ratio else f"asked: {asked}"
+    if done.plan.reached is not None:
+        goal += f", {done.plan.reached:.3f} remains"
     ui.info(
         f"pruned {before} -> {after} channels in {len(groups)} groups "
-        f"({100 * (1 - after / before):.1f} % removed, {100 * ratio:g} % asked)"
+        f"({100 * (1 - after / before):.1f} % removed, {goal})"
     )
-    stuck = [g.name for g in groups if g.after == g.before]
-    if stuck:
+    _say_widths(plan, done.plan, ui)
+
+
+def _say_widths(plan: BuildPlan, pruned: PrunePlan, ui: Console) -> None:
+    """Say which groups keep their width, and which widths give no speed."""
+    groups = pruned.groups
+    stuck = [g for g in groups if g.after == g.before and g.ratio > 0]
+    rounded = [g.name for g in stuck if g.align > 1 and g.asked < g.before]
+    few = [g.name for g in stuck if g.asked == g.before and g.floor < g.before]
+    for names, why in (
+        (rounded, f"--align {pruned.align} rounds up"),
+        (few, "the ratio is less than one channel of them"),
+    ):
+        if names:
+            ui.warn(
+                f"{len(names)} of {len(groups)} groups keep their width, because {why}: "
+                f"{', '.join(names[:4])}" + (" …" if len(names) > 4 else "")
+            )
+    slow = [f"{g.name}: {g.note}" for g in groups if g.removed and g.note]
+    if slow and plan.device.sm is not None:
         ui.warn(
-            f"{len(stuck)} of {len(groups)} groups keep their width, because "
-            f"--align {plan.align} rounds up: {', '.join(stuck[:4])}"
-            + (" …" if len(stuck) > 4 else "")
+            f"{len(slow)} of {len(groups)} pruned widths give no speed on {plan.device.name}, such "
+            f"as {slow[0]} (prune-plan.json has them all)"
         )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.calibrators import CALIBRATORS
-from graphopt.channels.importance import IMPORTANCES
 from graphopt.console import Console
 from graphopt.data import EXAMPLES, Dataset, Preprocess, load_preprocess, open_data, synthetic
 from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
@@ -17,8 +16,10 @@ from graphopt.errors import DataError, UnsupportedModelError, UsageError
 from graphopt.graph import is_standard, walk
 from graphopt.model import Model
 from graphopt.opening import check_inputs
-from graphopt.optimize import named_pass
+from graphopt.optimize import Aids, named_pass
+from graphopt.passes.sparsity import check_sparsity, parse_sparsity
 from graphopt.profiles import DeviceProfile, load_device
+from graphopt.prune_options import check_pruning, decide_pruning
 from graphopt.recipe import Recipe
 from graphopt.report import Report
 from graphopt.verify import check_labels, class_output, numeric, opened
@@ -71,6 +72,7 @@ class BuildPlan:
         shapes: input name -> shapes, for every dynamic input.
         unrunnable: why ONNX Runtime cannot run the model, so that nothing is verified or timed;
             empty where it can.
+        original: what a model that was pruned elsewhere was before, or None.
     """
 
     request: Request
@@ -82,6 +84,18 @@ class BuildPlan:
     align: int
     shapes: Mapping[str, ShapeRange]
     unrunnable: str = ""
+    original: Model | None = None
+
+    @property
+    def aids(self) -> Aids:
+        """What pruning and recovery may use."""
+        data = self.calibration
+        return Aids(
+            samples=None if data is None or data.synthetic or self.unrunnable else data,
+            device=self.device,
+            shapes={name: s.opt for name, s in self.shapes.items()},
+            original=self.original,
+        )
 
     @property
     def precision(self) -> str:
@@ -103,6 +117,8 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     recipe = request.recipe
     check_names(recipe)
     device = load_device(recipe.engine.device)
+    if recipe.weights.sparsity is not None:
+        check_sparsity(parse_sparsity(recipe.weights.sparsity), device)
     engine, reason = _engine(request, device)
     reason = reason.removeprefix(f"{engine.name}: ")
     report.decide("engine", engine.name, reason)
@@ -114,7 +130,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     calibration = _calibration(model, recipe, preprocess, report, ui)
     evaluation = _evaluation(model, recipe, preprocess, calibration, report, ui)
     align = recipe.prune.align
-    if align is None and recipe.prune.ratio is not None:
+    if align is None and recipe.prune.asked and recipe.prune.plan is None:
         precision = "int8" if recipe.quantize.int8 else "fp16"
         align = device.multiple(precision)
         report.decide("align", str(align), f"{precision} kernels of {device.name} want it")
@@ -130,23 +146,52 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
         ui.warn(f"nothing is verified or timed: {unrunnable}")
     else:
         _try_out(request, evaluation)
-    request = replace(request, recipe=_resolved(recipe, engine, align, shapes))
+    pruning = decide_pruning(recipe, calibration, bool(unrunnable), report, ui)
+    request = replace(request, recipe=_resolved(recipe, engine, align, pruning, shapes))
     report.recipe = request.recipe.model_dump(mode="json")
     return BuildPlan(
-        request, model, engine, device, calibration, evaluation, align or 8, shapes, unrunnable
+        request,
+        model,
+        engine,
+        device,
+        calibration,
+        evaluation,
+        align or 8,
+        shapes,
+        unrunnable,
+        _original(recipe, model),
     )
 
 
+def _original(recipe: Recipe, model: Model) -> Model | None:
+    """Read what a model pruned elsewhere was before.
+
+    Raises:
+        UsageError: it takes other inputs.
+    """
+    if recipe.recover.original is None:
+        return None
+    original = Model.load(recipe.recover.original)
+    if list(original.inputs()) != list(model.inputs()):
+        raise UsageError(
+            f"--recover-from {recipe.recover.original} takes the inputs "
+            f"{', '.join(original.inputs())}, and the model {', '.join(model.inputs())}"
+        )
+    return original
+
+
 def _resolved(
-    recipe: Recipe, engine: Engine, align: int | None, shapes: Mapping[str, ShapeRange]
+    recipe: Recipe,
+    engine: Engine,
+    align: int | None,
+    pruning: Mapping[str, Mapping[str, object]],
+    shapes: Mapping[str, ShapeRange],
 ) -> Recipe:
     """Return the recipe with what was decided written into it: to run again, the same way."""
     return recipe.override(
         {
-            "prune": {
-                "align": align,
-                "importance": IMPORTANCES.canonical(recipe.prune.importance),
-            },
+            "prune": {"align": align, **pruning["prune"]},
+            "recover": pruning["recover"],
             "quantize": {"calibrator": CALIBRATORS.canonical(recipe.quantize.calibrator)},
             "engine": {
                 "name": engine.name,
@@ -253,11 +298,13 @@ def check_names(recipe: Recipe) -> None:
         UsageError: one line with what is known.
     """
     CALIBRATORS.canonical(recipe.quantize.calibrator)
-    IMPORTANCES.canonical(recipe.prune.importance)
+    check_pruning(recipe)
     for name in recipe.optimize.passes:
         named_pass(name)
     if recipe.quantize.int8 and not recipe.data.calibration and not recipe.data.synthetic:
         raise DataError("--int8 needs --data", hint=NO_DATA)
+    if recipe.recover.original and not recipe.data.calibration:
+        raise DataError("--recover-from needs --data", hint=NO_DATA)
     if recipe.data.synthetic and recipe.data.calibration:
         raise UsageError("--synthetic makes data up and --data names real data: choose one")
     if recipe.data.synthetic and recipe.gate.max_drop is not None:

@@ -4,10 +4,13 @@
 
     [prune]                        [data]
     ratio = 0.3                    calibration = "images/"
-    importance = "l2"              evaluation = "test/"
+    importance = "obs"             evaluation = "test/"
     align = 8                      preprocess = "imagenet"
     keep = ["head*"]               samples = 512
                                    seed = 0
+    [prune.ratios]
+    "layer3.*" = 0.5               [recover]
+                                   method = "least-squares"
     [quantize]
     int8 = true                    [engine]
     calibrator = "entropy"         name = "auto"
@@ -50,12 +53,60 @@ class Optimize(_Part):
 
 
 class Prune(_Part):
-    """What to remove: ``ratio`` is the fraction of the channels of every prunable group."""
+    """Which channels to remove; ``ratio`` is the fraction of every prunable group.
+
+    ``to`` is a target in place of a ratio, ``"macs=0.5"``: what remains. ``ratios`` holds patterns
+    of groups, nodes or weights and the ratio for each; the first that matches counts. ``plan`` is
+    the path of a plan to replay. What is not given is decided, and said.
+    """
 
     ratio: float | None = Field(default=None, gt=0, lt=1)
-    importance: str = "l2"
+    to: str | None = None
+    importance: str | None = None
+    allocation: str | None = None
     align: int | None = Field(default=None, ge=1, le=1024)
+    floor: int | None = Field(default=None, ge=1)
     keep: tuple[str, ...] = ()
+    ratios: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
+    steps: int | None = Field(default=None, ge=1, le=32)
+    heads: bool = False
+    plan: str | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be pruned."""
+        return any((self.ratio, self.to, self.ratios, self.plan))
+
+
+class Recover(_Part):
+    """How lost accuracy is won back; ``original`` is what a model pruned elsewhere was before."""
+
+    method: str | None = None
+    original: str | None = None
+
+
+class Weights(_Part):
+    """Fewer weights in layers that keep their channels.
+
+    ``sparsity`` is ``"2:4"`` or a share of zeros such as 0.5, chosen by ``sparsity_by``;
+    ``low_rank`` is the share of the model's multiply-accumulates that factorized layers leave.
+    """
+
+    sparsity: str | None = None
+    sparsity_by: str | None = None
+    low_rank: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("sparsity"), float):
+            return {**values, "sparsity": f"{values['sparsity']:g}"}
+        return values
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be done."""
+        return self.sparsity is not None or self.low_rank is not None
 
 
 class Quantize(_Part):
@@ -113,6 +164,8 @@ class Recipe(_Part):
 
     optimize: Optimize = Optimize()
     prune: Prune = Prune()
+    recover: Recover = Recover()
+    weights: Weights = Weights()
     quantize: Quantize = Quantize()
     data: Data = Data()
     engine: Engine = Engine()

@@ -28,9 +28,24 @@ def recipe_of(flags: Mapping[str, Any]) -> Recipe:
         {
             "prune": {
                 "ratio": flags["prune"],
+                "to": flags["prune_to"],
                 "importance": flags["importance"],
+                "allocation": flags["allocation"],
                 "align": flags["align"],
+                "floor": flags["floor"],
                 "keep": flags["keep"] or None,
+                "steps": flags["prune_steps"],
+                "heads": flags["prune_heads"] or None,
+                "plan": None if flags["plan"] is None else str(flags["plan"]),
+            },
+            "recover": {
+                "method": flags["recover_with"],
+                "original": None if flags["recover_from"] is None else str(flags["recover_from"]),
+            },
+            "weights": {
+                "sparsity": flags["sparsity"],
+                "sparsity_by": flags["sparsity_by"],
+                "low_rank": flags["low_rank"],
             },
             "quantize": {
                 "int8": flags["int8"] or None,

@@ -30,13 +30,13 @@ HOMES = {
 LAYERS: list[set[str]] = [
     {"errors", "registry", "files", "toml", "wording", "machine", "console"},
     {"graph", "intake", "reader", "writer", "model", "runtime", "coverage", "cost"},
-    {"profiles", "calibrators"},
-    {"channels", "data", "dialects", "engines", "fidelity", "passes", "verify"},
+    {"profiles", "calibrators", "statistics"},
+    {"channels", "data", "dialects", "engines", "fidelity", "passes", "recovery", "verify"},
     {"recipe"},
-    {"report", "output", "optimize", "quantize", "measure", "prepare", "outcome", "opening",
-     "inspection"},
+    {"report", "output", "stages", "pruning", "weights", "prune_options", "optimize", "quantize",
+     "measure", "prepare", "outcome", "opening", "inspection", "sensitivity"},
     {"pipeline"},
-    {"verbs"},
+    {"verbs", "verbs_analyze"},
     {"cli", "__main__"},
 ]  # fmt: skip
 

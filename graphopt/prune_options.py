@@ -1,0 +1,117 @@
+"""The options of pruning and recovery: contradictions refused, what is open decided and said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from graphopt.channels.allocation import ALLOCATIONS, Target
+from graphopt.channels.importance import IMPORTANCES, default_importance, needs_data
+from graphopt.console import Console
+from graphopt.data import Dataset
+from graphopt.errors import DataError, UsageError
+from graphopt.passes.sparsity import parse_sparsity
+from graphopt.pruning import DEFAULT_RECOVERY, DEFAULT_STEPS, GLOBAL, default_allocation
+from graphopt.recipe import Recipe
+from graphopt.recovery import NONE, RECOVERIES
+from graphopt.recovery.weights import SELECTIONS
+from graphopt.registry import did_you_mean
+from graphopt.report import Report
+
+
+def check_pruning(recipe: Recipe) -> None:
+    """Refuse unknown names and contradictions before anything is read.
+
+    Raises:
+        UsageError: one line with what is known.
+        DataError: samples are needed and none are named.
+    """
+    prune, method, original = recipe.prune, recipe.recover.method, recipe.recover.original
+    if prune.importance is not None:
+        IMPORTANCES.canonical(prune.importance)
+    if prune.allocation is not None:
+        ALLOCATIONS.canonical(prune.allocation)
+    if method is not None and method != NONE and method not in RECOVERIES.names():
+        known = [*RECOVERIES.names(), NONE]
+        raise UsageError(
+            f"unknown recovery '{method}'{did_you_mean(method, known)}; known: {', '.join(known)}"
+        )
+    if prune.to is not None:
+        Target.parse(prune.to)
+        if prune.ratio is not None:
+            raise UsageError("--prune names a ratio and --prune-to a target: choose one")
+    if prune.plan is not None and (prune.ratio or prune.to or prune.ratios):
+        raise UsageError("--plan says what to remove: leave --prune, --prune-to and ratios out")
+    if original is not None and prune.asked:
+        raise UsageError(
+            "--recover-from recovers a model as it was pruned: leave --prune, --prune-to and "
+            "--plan out, and prune further in a build of its own"
+        )
+    _check_weights(recipe)
+    if recipe.data.calibration:
+        return
+    if prune.importance is not None and needs_data(prune.importance):
+        raise DataError(f"--importance {prune.importance} looks at activations: give --data")
+    if method not in (None, NONE) and (prune.asked or recipe.weights.asked):
+        raise DataError(f"--recover-with {method} looks at activations: give --data")
+    if prune.steps is not None and prune.steps > 1:
+        raise DataError("--prune-steps recovers after each step and needs samples: give --data")
+
+
+def _check_weights(recipe: Recipe) -> None:
+    weights = recipe.weights
+    if weights.sparsity is not None:
+        parse_sparsity(weights.sparsity)
+    elif weights.sparsity_by is not None:
+        raise UsageError("--sparsity-by chooses the weights of --sparsity, which is not given")
+    if weights.sparsity_by is not None and weights.sparsity_by not in SELECTIONS:
+        raise UsageError(
+            f"unknown --sparsity-by '{weights.sparsity_by}'"
+            f"{did_you_mean(weights.sparsity_by, SELECTIONS)}; known: {', '.join(SELECTIONS)}"
+        )
+    if weights.sparsity_by == "obs" and not recipe.data.calibration:
+        raise DataError("--sparsity-by obs looks at activations: give --data")
+
+
+def decide_pruning(
+    recipe: Recipe, data: Dataset | None, unrunnable: bool, report: Report, ui: Console
+) -> Mapping[str, Mapping[str, object]]:
+    """Return what is left open, decided: fields of the recipe's ``prune`` and ``recover``."""
+    samples = data is not None and not data.synthetic and not unrunnable
+    prune, method = recipe.prune, recipe.recover.method
+    if not (prune.asked or recipe.weights.asked or recipe.recover.original):
+        return {"prune": {}, "recover": {}}
+    default = DEFAULT_RECOVERY if samples else NONE
+    why = "there are samples" if samples else "there are no samples"
+    decided: dict[str, object] = {}
+    for what, given, choice in (
+        ("importance", prune.importance, default_importance(has_data=samples)),
+        ("recovery", method, default),
+    ):
+        if given is None and not (what == "importance" and not prune.asked):
+            report.decide(what, choice, why)
+            decided[what] = choice
+    if decided:
+        told = ", ".join(f"{what} {choice}" for what, choice in decided.items())
+        ui.info(f"{told}: {why}")
+    recovery = method or default
+    if prune.plan is not None or not prune.asked:
+        return {"prune": {}, "recover": {"method": recovery}}
+    importance = IMPORTANCES.canonical(str(prune.importance or decided["importance"]))
+    allocation = prune.allocation
+    if allocation is None:
+        allocation = default_allocation(importance)
+        reason = "can" if allocation == GLOBAL else "cannot"
+        report.decide("allocation", allocation, f"{importance} {reason} be compared between groups")
+        if allocation == GLOBAL and prune.ratio is not None:
+            ui.info(
+                f"allocation global: saves the MACs that removing {100 * prune.ratio:g} % of every "
+                "group would, where the error is least; --allocation uniform removes just that"
+            )
+    return {
+        "prune": {
+            "importance": importance,
+            "allocation": ALLOCATIONS.canonical(allocation),
+            "steps": prune.steps or (DEFAULT_STEPS if recovery == DEFAULT_RECOVERY else 1),
+        },
+        "recover": {"method": recovery},
+    }
