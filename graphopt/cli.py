@@ -158,7 +158,7 @@ COMPRESS = options(
     click.option("--floor", type=COUNT, metavar="N", help="Least width left.  [an eighth]"),
     click.option("--keep", multiple=True, metavar="PATTERN", help="Never prune these; repeatable."),
     click.option("--prune-heads", is_flag=True, help="Whole attention heads, not parts of each."),
-    click.option("--prune-steps", type=COUNT, metavar="K", help="Remove and recover K times."),
+    click.option("--prune-steps", type=COUNT, metavar="K", help="Remove and recover K times.  [2]"),
     click.option("--plan", type=FILE, metavar="FILE.json", help="Replay a prune-plan.json."),
     click.option(
         "--recover-with",
@@ -275,7 +275,7 @@ def inspect(file: Path, **flags: Any) -> None:
 @click.option("--force", is_flag=True, help="Overwrite figures of another run.")
 @OUTPUT
 def analyze(model: Path, **flags: Any) -> None:
-    """Measure what each channel group and each layer of MODEL loses alone."""
+    """Measure what each group and layer of MODEL loses alone."""
     from graphopt.verbs_analyze import run_analyze
 
     run_analyze(model, flags, console(flags))

@@ -42,8 +42,8 @@ class Optimized:
     """What the fp32 passes made.
 
     Attributes:
-        folded: simplified and folded, every channel still there.
-        model: the same, pruned where that was asked for.
+        folded: the model as given, simplified and folded.
+        model: the same, pruned and recovered where that was asked for.
         plan: what was removed, or None.
         groups: the channel groups found, or None where nothing was to be pruned.
     """
@@ -123,8 +123,9 @@ def optimize(
     aids = aids or Aids()
     means = aids.means(model, recipe, align)
     done: Pruned | None = None
+    given = folded
     if recipe.recover.original is not None:
-        folded, given = _original(aids, recipe), folded
+        folded = _original(aids, recipe)
         done = recover_from(folded, given, means, report, ui)
     elif recipe.prune.asked:
         done = prune(folded, recipe.prune, means, report, ui, last=aids.recover)
@@ -132,8 +133,8 @@ def optimize(
     if recipe.weights.asked and aids.recover:
         result = lighten(folded, done, recipe.weights, means, report, ui)
     if done is None:
-        return Optimized(folded, result)
-    return Optimized(folded, result, done.plan, done.groups)
+        return Optimized(given, result)
+    return Optimized(given, result, done.plan, done.groups)
 
 
 def _original(aids: Aids, recipe: Recipe) -> Model:

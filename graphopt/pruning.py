@@ -14,7 +14,13 @@ from graphopt.channels.apply import analysis_for, survivors
 from graphopt.channels.importance import IMPORTANCES, UNFOLDED, Importance
 from graphopt.channels.matching import match, student
 from graphopt.channels.plan import PrunePlan, make_plan
-from graphopt.channels.steps import narrowed, removed_in_all, replanned, widths_on_the_way
+from graphopt.channels.steps import (
+    goes_on,
+    narrowed,
+    removed_in_all,
+    replanned,
+    widths_on_the_way,
+)
 from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.errors import DataError, UsageError
@@ -143,28 +149,38 @@ class _Steps:
 
     def run(self, analysis: ChannelAnalysis) -> Pruned:
         """Return the pruned model, one plan for all steps, and what was solved last."""
-        plan, now = self._plan(analysis), self.model
+        plan = self._plan(analysis)
+        stepped = self._in_steps(analysis, plan) if self.means.steps > 1 and plan.removed else None
+        if stepped is not None:
+            plan = stepped[1]
+        # One plan, one pass: what several steps removed is what one would have.
+        whole = run_pass(PruneChannels(plan=plan), self.model, self.report, self.ui)
+        return self._finish(whole if stepped is None else stepped[0], plan, analysis)
+
+    def _in_steps(
+        self, analysis: ChannelAnalysis, plan: PrunePlan
+    ) -> tuple[Model, PrunePlan] | None:
+        """Return the pruned model and what went, or None where the groups do not stay the same."""
+        now, steps = self.model, self.means.steps
         before = {group.name: group.width for group in analysis.groups}
         gone: dict[str, tuple[int, ...]] = {}
-        steps = self.means.steps if plan.removed else 1
-        for step in range(1, steps + 1) if steps > 1 else ():
+        for step in range(1, steps + 1):
             widths = widths_on_the_way(plan, step, steps)
-            if step == 1:
-                here = narrowed(analysis, self._dense, widths, plan)
-            else:
+            which = f" (step {step} of {steps})"
+            found, scores = analysis, self._dense
+            if step > 1:
                 found = analyze(now, heads=self.wanted.heads)
-                scores = self._score_again(now, found, gone, f" (step {step} of {steps})")
-                here = narrowed(found, scores, widths, plan)
+                if not goes_on(found, gone, before, widths):
+                    self.ui.info(f"pruned in one step: the groups change on the way{which}")
+                    return None
+                scores = self._score_again(now, found, gone, which)
+            here = narrowed(found, scores, widths, plan)
             gone = removed_in_all(gone, here, before)
             now = PruneChannels(plan=here)(now).model
             if step < steps:
                 kept = survivors(analysis, replanned(analysis, plan, gone))
-                self._recover(now, kept, f" (step {step} of {steps})")
-        if steps > 1:
-            plan = replanned(analysis, plan, gone)
-        # One plan, one pass: what several steps removed is what one would have.
-        whole = run_pass(PruneChannels(plan=plan), self.model, self.report, self.ui)
-        return self._finish(whole if steps == 1 else now, plan, analysis)
+                self._recover(now, kept, which)
+        return now, replanned(analysis, plan, gone)
 
     def _finish(self, model: Model, plan: PrunePlan, analysis: ChannelAnalysis) -> Pruned:
         if not self.last:

@@ -206,6 +206,8 @@ def _change(metric: Metric, columns: Sequence[str]) -> str:
         return "same"
     if metric.unit == "%":
         return f"{last - first:+.2f} points"
+    if metric.unit == "dB":
+        return f"{last - first:+.1f} dB"
     if not first:
         return ""
     if metric.unit == "ms" and last:

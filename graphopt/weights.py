@@ -12,7 +12,7 @@ from graphopt.pruning import Means, Pruned
 from graphopt.recipe import Weights
 from graphopt.recovery import NONE, Solved
 from graphopt.recovery.weights import low_rank, sparsify
-from graphopt.report import Report
+from graphopt.report import Report, human
 from graphopt.stages import say_pass
 
 
@@ -88,13 +88,18 @@ def _sparse(
             )
         stage.record(result)
         _told(stage.facts, solved)
-        size = stored(result.model)
+        size, dense = stored(result.model), stored(original)
         stage.facts |= {
             "sparsity": str(sparsity),
             "zeros": size.zeros,
             "zlib_bytes": size.compressed,
         }
     say_pass(result, stage.seconds, ui)
+    ui.info(
+        f"{100 * size.zeros / max(size.weights, 1):.1f} % of the weights are zero; compressed "
+        f"(zlib) they take {human(size.compressed, 'bytes')}, the original's "
+        f"{human(dense.compressed, 'bytes')}"
+    )
     if means.device is not None:
         ui.info(f"sparsity {sparsity}: {check_sparsity(sparsity, means.device)}")
     return result.model

@@ -11,7 +11,7 @@ import pytest
 from helpers import conv_net, image_samples, run
 
 from graphopt.channels import PrunePlan, analyze, apply_plan
-from graphopt.channels.steps import widths_on_the_way
+from graphopt.channels.steps import goes_on, widths_on_the_way
 from graphopt.console import Console
 from graphopt.errors import DataError, GraphoptError, UsageError
 from graphopt.model import Model
@@ -110,6 +110,16 @@ def test_widths_on_the_way_shrink_evenly_and_end_where_asked(folder: Path) -> No
         assert widths[0] == group.before
         assert widths[-1] == group.after
         assert widths == sorted(widths, reverse=True)
+
+
+def test_groups_that_change_on_the_way_are_noticed(folder: Path) -> None:
+    analysis = analyze(Model.load(folder / "net.onnx"))
+    before = {g.name: g.width for g in analysis.groups}
+    halves = {name: width // 2 for name, width in before.items()}
+    assert goes_on(analysis, {}, before, halves)
+    assert not goes_on(analysis, {"stem": (0, 1)}, before, halves)  # it should be narrower
+    assert not goes_on(analysis, {}, {**before, "lost": 4}, {**halves, "lost": 2})
+    assert goes_on(analysis, {}, {**before, "lost": 4}, {**halves, "lost": 4})  # nothing left to do
 
 
 def test_a_plan_is_replayed(folder: Path, tmp_path: Path) -> None:

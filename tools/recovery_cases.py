@@ -17,7 +17,7 @@ METHODS = (NONE, "affine", "least-squares")
 ONNXSIM = ("l2", "wanda", "wanda-finetune")
 OTHER = "uniform"  # the default is global
 QUICK_SAMPLES = 64
-FEW = ("obs", "l2", "random")
+FEW = ("obs", "l2")
 DEFAULT, DEFAULT_1000 = "default (global at the same MACs)", "default, 1,000 images"
 
 if set(METHODS) != {NONE, *RECOVERIES.names()}:
@@ -89,10 +89,11 @@ def part_a(quick: bool) -> Iterator[Case]:
             prune = {"ratio": ratio, "align": 1}
             yield Case("A", model, ratio, DEFAULT, prune, inner=True)
             yield Case("A", model, ratio, DEFAULT_1000, prune, inner=True, samples=1000)
-            for importance in criteria:
-                for method in METHODS if ratio == RATIOS[-1] else METHODS[-1:]:
-                    yield inner(model, ratio, importance, method)
-            for steps in (2, 4) if model == CLASSIFIERS[0] else (2,):
+            for importance in criteria if ratio == RATIOS[-1] else FEW:
+                for method in METHODS:
+                    if importance in FEW or method != "affine":
+                        yield inner(model, ratio, importance, method)
+            for steps in (2, 4) if criteria is not FEW and ratio == RATIOS[-1] else (2,):
                 yield inner(model, ratio, "obs", "least-squares", steps)
             for how in ONNXSIM:
                 yield Case("A", model, ratio, f"onnxsim {how}", onnxsim=how)

@@ -61,6 +61,29 @@ def narrowed(
     return replace(like, groups=tuple(groups))
 
 
+def goes_on(
+    analysis: ChannelAnalysis,
+    gone: Mapping[str, tuple[int, ...]],
+    before: Mapping[str, int],
+    widths: Mapping[str, int],
+) -> bool:
+    """Whether the groups of a model pruned part of the way are those of the original, narrower.
+
+    A grid whose rows have become fewer than its columns may be offered along its other side, and a
+    group of one channel is none.
+
+    Args:
+        analysis: of the model as it is now.
+        gone: group name -> original channels that are gone.
+        before: group name -> original width.
+        widths: group name -> what it is to keep next.
+    """
+    now = {group.name: group.width for group in analysis.groups}
+    left = {name: width - len(gone.get(name, ())) for name, width in before.items()}
+    return all(now.get(name, width if widths.get(name, width) >= width else 0) == width
+               for name, width in left.items())  # fmt: skip
+
+
 def removed_in_all(
     first: Mapping[str, tuple[int, ...]], then: PrunePlan, before: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
