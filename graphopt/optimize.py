@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from graphopt.channels import ChannelAnalysis
 from graphopt.channels.importance import default_importance
@@ -11,7 +13,7 @@ from graphopt.channels.plan import PrunePlan
 from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.errors import UnsupportedModelError, UsageError
-from graphopt.graph import QUANTIZE_OPS, is_op
+from graphopt.graph import QUANTIZE_OPS, constant, is_op
 from graphopt.model import Model
 from graphopt.passes import PASSES
 from graphopt.passes.base import Pass
@@ -34,6 +36,7 @@ from graphopt.report import Report
 from graphopt.stages import run_pass
 from graphopt.weights import lighten
 
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 QDQ_OPSET = 13  # the first whose QuantizeLinear has an axis, which per-channel weights need
 
 
@@ -109,7 +112,8 @@ def optimize(
     """Run the fp32 passes the recipe asks for, each a stage of the report.
 
     Raises:
-        UnsupportedModelError: the model is quantized already, or its opset cannot be raised.
+        UnsupportedModelError: the model is quantized already, its opset cannot be raised, or a
+            weight to be pruned is NaN.
     """
     refuse_quantized(model, recipe)
     if recipe.quantize.int8 and model.opset < QDQ_OPSET:
@@ -120,6 +124,8 @@ def optimize(
     folded = run_pass(FoldBatchNorm(), model, report, ui)
     for name in recipe.optimize.passes:
         folded = run_pass(named_pass(name), folded, report, ui)
+    if recipe.prune.asked or recipe.weights.asked or recipe.recover.original is not None:
+        refuse_broken_weights(folded)
     aids = aids or Aids()
     means = aids.means(model, recipe, align)
     done: Pruned | None = None
@@ -130,7 +136,9 @@ def optimize(
     elif recipe.prune.asked:
         done = prune(folded, recipe.prune, means, report, ui, last=aids.recover)
     result = folded if done is None else done.model
-    if recipe.weights.asked and aids.recover:
+    if recipe.weights.asked:
+        # Without recovery it is quick, and shows which layers and how many weights.
+        means = means if aids.recover else replace(means, method=NONE)
         result = lighten(folded, done, recipe.weights, means, report, ui)
     if done is None:
         return Optimized(given, result)
@@ -175,3 +183,21 @@ def refuse_quantized(model: Model, recipe: Recipe) -> None:
             f"the model is quantized already (node '{found.name}' is a {found.op}): "
             "leave --int8 out to build it as it is, or start from the fp32 model"
         )
+
+
+def refuse_broken_weights(model: Model) -> None:
+    """Refuse to choose among weights that have no size.
+
+    Raises:
+        UnsupportedModelError: the weight of a layer holds NaN or infinity.
+    """
+    for node in model.graph.nodes:
+        if not is_op(node, *LAYER_OPS):
+            continue
+        for tensor in node.inputs:
+            values = constant(tensor)
+            if values is not None and not np.isfinite(values).all():
+                raise UnsupportedModelError(
+                    f"weight '{tensor.name}' of '{node.name}' holds NaN or infinity: "
+                    "export it again"
+                )

@@ -8,7 +8,8 @@ from typing import Any
 
 from graphopt.calibrators import CalibrationTable
 from graphopt.calibrators.cache import write_cache
-from graphopt.channels import PrunePlan
+from graphopt.channels import ChannelAnalysis, PrunePlan
+from graphopt.channels.allocation.limits import unmatched
 from graphopt.console import Console
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.errors import GateError
@@ -25,6 +26,7 @@ from graphopt.quantize import (
     qdq_pass,
     wanted_tensors,
 )
+from graphopt.recipe import Prune
 from graphopt.report import Report, versions
 from graphopt.runtime import open_session
 
@@ -121,6 +123,7 @@ def warn_of_pruning(plan: BuildPlan, done: Optimized, ui: Console) -> None:
     wanted = plan.request.recipe.prune
     if done.plan is None or done.groups is None or not wanted.asked:
         return
+    _say_unmatched(done.groups, wanted, ui)
     groups = done.plan.groups
     before, after = sum(g.before for g in groups), sum(g.after for g in groups)
     asked = f"--prune-to {wanted.to}" if wanted.to else f"--prune {wanted.ratio or 0:g}"
@@ -140,12 +143,24 @@ def warn_of_pruning(plan: BuildPlan, done: Optimized, ui: Console) -> None:
         return
     goal = f"{100 * wanted.ratio:g} % asked" if wanted.ratio else f"asked: {asked}"
     if done.plan.reached is not None:
-        goal += f", {done.plan.reached:.3f} remains"
+        what = done.plan.target.kind if done.plan.target is not None else "cost"
+        goal += f"; {100 * done.plan.reached:.1f} % of {what} remain"
     ui.info(
         f"pruned {before} -> {after} channels in {len(groups)} groups "
         f"({100 * (1 - after / before):.1f} % removed, {goal})"
     )
     _say_widths(plan, done.plan, ui)
+
+
+def _say_unmatched(groups: ChannelAnalysis, wanted: Prune, ui: Console) -> None:
+    """Say which patterns name nothing, which most often is a typing error."""
+    if wanted.plan is not None:
+        return
+    keep, ratios = unmatched(groups, wanted.keep, wanted.ratios)
+    for pattern in keep:
+        ui.warn(f"--keep {pattern} matches no prunable group, node or tensor")
+    for pattern in ratios:
+        ui.warn(f"[prune.ratios] '{pattern}' matches no prunable group, node or weight")
 
 
 def _say_widths(plan: BuildPlan, pruned: PrunePlan, ui: Console) -> None:
@@ -154,7 +169,14 @@ def _say_widths(plan: BuildPlan, pruned: PrunePlan, ui: Console) -> None:
     stuck = [g for g in groups if g.after == g.before and g.ratio > 0]
     rounded = [g.name for g in stuck if g.align > 1 and g.asked < g.before]
     few = [g.name for g in stuck if g.asked == g.before and g.floor < g.before]
+    narrow = [
+        g.name
+        for g in groups
+        if g.after == g.before and g.before < 2 * g.align and not g.note.startswith("kept by")
+    ]
+    rounded = [name for name in rounded if name not in narrow]
     for names, why in (
+        (narrow, f"--align {pruned.align} leaves no smaller one (try --align 1)"),
         (rounded, f"--align {pruned.align} rounds up"),
         (few, "the ratio is less than one channel of them"),
     ):

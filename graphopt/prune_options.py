@@ -17,6 +17,8 @@ from graphopt.recovery.weights import SELECTIONS
 from graphopt.registry import did_you_mean
 from graphopt.report import Report
 
+FEW = 32  # samples
+
 
 def check_pruning(recipe: Recipe) -> None:
     """Refuse unknown names and contradictions before anything is read.
@@ -36,7 +38,10 @@ def check_pruning(recipe: Recipe) -> None:
             f"unknown recovery '{method}'{did_you_mean(method, known)}; known: {', '.join(known)}"
         )
     if prune.to is not None:
-        Target.parse(prune.to)
+        if Target.parse(prune.to).kind == "ratio":
+            raise UsageError(
+                "--prune-to says what remains: macs, params or latency; --prune a ratio"
+            )
         if prune.ratio is not None:
             raise UsageError("--prune names a ratio and --prune-to a target: choose one")
     if prune.plan is not None and (prune.ratio or prune.to or prune.ratios):
@@ -46,6 +51,7 @@ def check_pruning(recipe: Recipe) -> None:
             "--recover-from recovers a model as it was pruned: leave --prune, --prune-to and "
             "--plan out, and prune further in a build of its own"
         )
+    _check_needless(recipe)
     _check_weights(recipe)
     if recipe.data.calibration:
         return
@@ -55,6 +61,33 @@ def check_pruning(recipe: Recipe) -> None:
         raise DataError(f"--recover-with {method} looks at activations: give --data")
     if prune.steps is not None and prune.steps > 1:
         raise DataError("--prune-steps recovers after each step and needs samples: give --data")
+
+
+def _check_needless(recipe: Recipe) -> None:
+    """Refuse options that say how to do what is not asked for."""
+    prune = recipe.prune
+    given = [
+        flag
+        for flag, value in (
+            ("--importance", prune.importance),
+            ("--allocation", prune.allocation),
+            ("--align", prune.align),
+            ("--floor", prune.floor),
+            ("--keep", prune.keep),
+            ("--prune-steps", prune.steps),
+            ("--prune-heads", prune.heads),
+        )
+        if value
+    ]
+    if given and not prune.asked:
+        raise UsageError(f"{given[0]} says how to prune, and nothing is pruned: give --prune 0.3")
+    if given and prune.plan is not None:
+        raise UsageError(f"--plan says what to remove: leave {', '.join(given)} out")
+    asked = prune.asked or recipe.weights.asked or recipe.recover.original
+    if recipe.recover.method is not None and not asked:
+        raise UsageError(
+            "--recover-with says how to recover, and nothing is pruned: give --prune 0.3"
+        )
 
 
 def _check_weights(recipe: Recipe) -> None:
@@ -80,6 +113,11 @@ def decide_pruning(
     prune, method = recipe.prune, recipe.recover.method
     if not (prune.asked or recipe.weights.asked or recipe.recover.original):
         return {"prune": {}, "recover": {}}
+    if samples and data is not None and len(data) < FEW:
+        ui.warn(
+            f"{len(data)} samples are few to choose channels and to recover by: "
+            f"{FEW} or more that differ are better"
+        )
     default = DEFAULT_RECOVERY if samples else NONE
     why = "there are samples" if samples else "there are no samples"
     decided: dict[str, object] = {}

@@ -154,7 +154,8 @@ class _Steps:
         if stepped is not None:
             plan = stepped[1]
         # One plan, one pass: what several steps removed is what one would have.
-        whole = run_pass(PruneChannels(plan=plan), self.model, self.report, self.ui)
+        named = PruneChannels(plan=plan, keep=self.wanted.keep, ratios=self.wanted.ratios)
+        whole = run_pass(named, self.model, self.report, self.ui)
         return self._finish(whole if stepped is None else stepped[0], plan, analysis)
 
     def _in_steps(
@@ -211,7 +212,7 @@ class _Steps:
 
         if wanted.to is not None:
             return planned(means.allocation, Target.parse(wanted.to))
-        if means.allocation == UNIFORM or not wanted.ratio or costs.unknown:
+        if means.allocation == UNIFORM or not wanted.ratio or costs.unknown or not analysis.groups:
             return planned(means.allocation, None)
         # A ratio names a size: that of the model with so much of every group removed.
         uniform = planned(UNIFORM, None)

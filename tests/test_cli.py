@@ -69,8 +69,9 @@ def test_build_leaves_everything_the_report_lists(
     assert report["status"] == "pass"
     names = [s["name"] for s in report["stages"]]
     assert names == [
-        "simplify", "fold-batchnorm", "analyze-channels", "prune-channels", "calibrate",
-        "insert-qdq", "build-onnxruntime", "verify", "time",
+        "simplify", "fold-batchnorm", "analyze-channels", "score-channels", "recover",
+        "score-channels", "prune-channels", "recover", "calibrate", "insert-qdq",
+        "build-onnxruntime", "verify", "time",
     ]  # fmt: skip
     onnx.checker.check_model(str(out / "model.int8.onnx"), full_check=True)
 
@@ -126,6 +127,7 @@ def test_a_failed_gate_exits_with_1_and_delivers(
     out = tmp_path / "o"
     code = call(
         "build", "net.onnx", "--engine", "onnxruntime", "--prune", "0.9", "--align", "1",
+        "--importance", "l2", "--recover-with", "none",
         "--data", "calib.npz", "--max-drop", "0", "-o", str(out),
     )  # fmt: skip
     report = json.loads((out / "report.json").read_text())

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import conv_net, image_samples, run
+from helpers import conv_net, image_samples, parse, run
 
 from graphopt.channels import PrunePlan, analyze, apply_plan
 from graphopt.channels.steps import goes_on, widths_on_the_way
 from graphopt.console import Console
-from graphopt.errors import DataError, GraphoptError, UsageError
+from graphopt.errors import DataError, GraphoptError, UnsupportedModelError, UsageError
 from graphopt.model import Model
 from graphopt.passes.prune_channels import plan_for
 from graphopt.pipeline import build, preview
@@ -207,6 +207,10 @@ def test_a_model_pruned_elsewhere_is_recovered(folder: Path, tmp_path: Path) -> 
         ({"prune": {"ratio": 0.3}, "recover": {"method": "least"}}, "unknown recovery 'least'"),
         ({"prune": {"ratio": 0.3}, "recover": {"original": "x.onnx"}}, "as it was pruned"),
         ({"prune": {"plan": "nowhere.json"}}, "nowhere.json"),
+        ({"prune": {"plan": "p.json", "steps": 3}}, "leave --prune-steps out"),
+        ({"prune": {"importance": "l2"}}, "nothing is pruned"),
+        ({"recover": {"method": "affine"}}, "nothing is pruned"),
+        ({"prune": {"to": "ratio=0.3"}}, "says what remains"),
     ],
 )
 def test_contradictions_are_told(
@@ -245,3 +249,39 @@ def test_the_report_lists_what_was_recovered(folder: Path, tmp_path: Path) -> No
     assert stage["facts"]["method"] == "least-squares"
     for layer in stage["facts"]["layers"]:
         assert 0 <= layer["after"] <= layer["before"] < 1
+
+
+@pytest.mark.parametrize("parts", [{"keep": ["conv1", "no*"]}, {"ratios": {"no*": 0.5}}])
+def test_a_pattern_that_names_nothing_is_told(
+    folder: Path, tmp_path: Path, parts: dict[str, Any]
+) -> None:
+    wanted = {"ratio": 0.5, "align": 1, "importance": "l1", **parts}
+    report = build(request(folder, tmp_path / "a", {"prune": wanted}), quiet())
+    stage = next(s for s in report.stages if s.name == "prune-channels")
+    assert [r["where"] for r in stage.skipped if "matches no" in r["reason"]] == ["no*"]
+    assert ["no*" in warning for warning in report.warnings if "matches" in warning] == [True]
+
+
+def test_a_model_without_layers_has_nothing_to_prune(tmp_path: Path) -> None:
+    parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }").save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((8, 4), np.float32))
+    report = build(request(tmp_path, tmp_path / "a", {"prune": {"ratio": 0.3}}), quiet())
+    assert any("removed nothing" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"prune": {"ratio": 0.3}}, {"weights": {"sparsity": "0.5"}}, {"prune": {"to": "macs=0.5"}}],
+)
+def test_weights_that_are_nan_are_refused(
+    folder: Path, tmp_path: Path, parts: dict[str, Any]
+) -> None:
+    model = Model.load(folder / "net.onnx")
+    weight = model.graph.tensors()["w1"]
+    broken = weight.values.copy()
+    broken[0, 1, 2, 0] = np.nan
+    weight.values = broken
+    model.save(tmp_path / "net.onnx")
+    parts = {"data": {"calibration": str(folder / "data.npz")}, **parts}
+    with pytest.raises(UnsupportedModelError, match="NaN or infinity"):
+        build(request(tmp_path, tmp_path / "a", parts), quiet())

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.errors import DataError, UnsupportedModelError
 from graphopt.graph import Array
 from graphopt.statistics.gram import Gram, Matrix
 from graphopt.statistics.layers import Layer
@@ -72,9 +73,23 @@ def factors_of(
         weight: its matrix, shape ``(features, outputs)``.
         kernel: the sizes of its kernel; empty for a matrix product.
         gram: of what it reads, by feature or by channel (``Statistics.grams``).
+
+    Raises:
+        UnsupportedModelError: the weight is NaN or infinite somewhere.
+        DataError: what the layer reads has no finite covariance.
     """
     w = np.asarray(weight, dtype=np.float64)
-    mean, covariance, taps = _moments(layer, gram)
+    if not np.isfinite(w).all():
+        raise UnsupportedModelError(
+            f"weight '{layer.weight}' of '{layer.node}' holds NaN or infinity: export it again"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean, covariance, taps = _moments(layer, gram)
+    if not np.isfinite(covariance).all():
+        raise DataError(
+            f"what '{layer.node}' reads is NaN, or its squares are infinite, on some sample: "
+            "look at the range of the data, and at its preprocessing"
+        )
     yield _outputs(w, mean, covariance, taps)
     rows = layer.channels * kernel[0] if len(kernel) == 2 else 0
     if len(kernel) == 2 and min(kernel) > 1 and rows <= MOST_ROWS:

@@ -91,7 +91,7 @@ class PruneChannels(Pass):
             with :func:`plan_for`.
         align: kept widths are rounded up to a multiple of it, so never more than asked goes.
         keep: ``fnmatch`` patterns of groups, nodes and tensors to leave alone.
-        plan: replay this plan; the other options are then ignored.
+        plan: replay this plan; of the other options, patterns that name nothing are still told.
         target: what to meet in place of a ratio.
         allocation: how many channels each group keeps: ``uniform`` or ``global``.
         floor: never keep fewer channels of a group; default ``max(align, width / 8)``.

@@ -21,7 +21,7 @@ from graphopt.data.samples import choose
 from graphopt.dialects.onnxruntime import OnnxRuntime
 from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.model import Model
-from graphopt.optimize import QDQ_OPSET
+from graphopt.optimize import QDQ_OPSET, refuse_broken_weights
 from graphopt.passes.base import PassResult
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.passes.insert_qdq import InsertQDQ
@@ -119,6 +119,7 @@ def analyze(
         DataError: a sample is broken, or does not fit.
     """
     options, ui = options or Options(), ui or Console(verbosity=-1)
+    refuse_broken_weights(model)
     on_calibration = measured is None
     measured = fewer(calibration, options.samples, options.seed) if measured is None else measured
     asked = _subject(model, calibration, measured, options, on_calibration=on_calibration)

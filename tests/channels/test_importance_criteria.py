@@ -330,6 +330,16 @@ def test_lasso_of_unrelated_channels_is_their_energy():
     np.testing.assert_allclose(prices[:4], energy[:4], rtol=0.16)
 
 
+def test_lasso_of_rounding_alone_ends():
+    """Samples that are all alike leave a matrix that is anything but positive semidefinite."""
+    gram = np.full((12, 12), -1e-3)
+    gram[:6, :6] = 1e-1
+    np.fill_diagonal(gram, np.linspace(1e-4, 1e-2, 12))
+    prices = closing_prices(gram)
+    assert np.isfinite(prices).all()
+    assert (prices >= 0).all()
+
+
 def test_lasso_in_a_graph(tools):
     """Q from the samples themselves: what each channel adds to the output."""
     model = tools.graph(CHAIN)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from graphopt.cost import cost
-from graphopt.errors import UsageError
+from graphopt.errors import DataError, UnsupportedModelError, UsageError
 from graphopt.graph import Names, constant
 from graphopt.model import Model
 from graphopt.passes import low_rank as module
@@ -137,6 +137,20 @@ def test_with_samples_the_error_is_what_was_said_and_no_other_product_has_less()
         left, singular, right = np.linalg.svd(y - y.mean(axis=0), full_matrices=False)
         best = (left[:, :rank] * singular[:rank]) @ right[:rank] + y.mean(axis=0)
         assert error == pytest.approx(((best - y) ** 2).sum() / spread, rel=0.02, abs=1e-6)
+
+
+def test_what_has_no_size_is_refused_in_words() -> None:
+    model = conv("pads = [1, 1, 1, 1]", (12, 8, 3, 3), (2, 8, 9, 10))
+    layer = layer_of(model.graph, model.graph.nodes[0])
+    assert layer is not None
+    weight = np.ones((72, 12))
+    gram = Gram(1, 72)
+    gram.add(np.full((1, 4, 72), np.inf, np.float32))
+    with pytest.raises(DataError, match="squares are infinite, on some sample"):
+        list(factors_of(layer, weight, (3, 3), gram))
+    weight[3, 2] = np.nan
+    with pytest.raises(UnsupportedModelError, match="holds NaN or infinity"):
+        list(factors_of(layer, weight, (3, 3)))
 
 
 def test_operations_fall_to_the_share_and_names_stay() -> None:

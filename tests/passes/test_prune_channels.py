@@ -82,7 +82,7 @@ def test_nothing_to_remove_names_the_flag():
 
 
 def test_keep_leaves_alone_and_says_when_it_matches_nothing(model):
-    result = PruneChannels(0.3, keep=("conv1", "typo*"))(model)
+    result = PruneChannels(0.3, keep=("conv1*", "typo*"))(model)
     assert Skip("typo*", "--keep matches no prunable group, node or tensor") in result.skipped
     # The node reads one group and writes the other: both of them stay for it to stay.
     assert result.changes == ()
@@ -107,3 +107,8 @@ def test_options_are_checked(model):
 
 def test_registered():
     assert PASSES.load("prune-channels") is PruneChannels
+
+
+def test_the_name_of_a_group_keeps_that_group_alone() -> None:
+    result = PruneChannels(0.5, align=1, keep=("conv1",))(conv_net(32))
+    assert {c.where for c in result.changes} == {"stem"}

@@ -44,6 +44,7 @@ PRICES = 64  # from the highest anyone pays, in equal ratios
 LOWEST = 1e-4  # of the highest
 SWEEPS = 200  # of the coordinates, at most, for each price
 TOLERANCE = 1e-5  # of a gate
+ROUNDING = 1e-6  # of the mean energy of a channel: eigenvalues as far below zero are left as zero
 
 
 @criterion(DATA)
@@ -103,9 +104,12 @@ def closing_prices(gram: Matrix) -> Matrix:
     output's energy they let through there.
 
     Args:
-        gram: ``Q``, shape ``(width, width)``, positive semidefinite.
+        gram: ``Q``, shape ``(width, width)``, positive semidefinite but for rounding.
     """
     width = len(gram)
+    if not gram.any():
+        return np.zeros(width)
+    gram = _semidefinite(gram)
     wanted = gram.sum(axis=1)  # All gates open is what is aimed at.
     diagonal = np.diag(gram).copy()
     top = float(np.abs(wanted).max(initial=0.0))
@@ -130,6 +134,20 @@ def closing_prices(gram: Matrix) -> Matrix:
         share = diagonal / max(float(diagonal[never].max()), 1e-300)
         prices[never] = 0.5 * top * LOWEST * share[never]
     return prices
+
+
+def _semidefinite(gram: Matrix) -> Matrix:
+    """Return the nearest positive semidefinite matrix where rounding made another.
+
+    Samples that are all alike leave nothing but rounding, and on that the descent has no end.
+    """
+    slack = ROUNDING * float(np.trace(gram)) / max(len(gram), 1)
+    try:
+        np.linalg.cholesky(gram + slack * np.eye(len(gram)))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        return np.asarray((vectors * np.maximum(values, 0)) @ vectors.T)
+    return gram
 
 
 def _descend(
