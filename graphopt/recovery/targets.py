@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.graph import Array, Node, Tensor, captured, constant, is_graph_output, is_op
+from graphopt.graph import Array, Tensor, captured, constant, is_op
 from graphopt.model import Model
-from graphopt.statistics.layers import Layer, layers
+from graphopt.statistics.layers import Layer, layers, shortcut_of, sole_reader
 
 Masks: TypeAlias = "Sequence[npt.NDArray[np.bool_] | None]"
 Kept: TypeAlias = "Mapping[str, Masks]"
@@ -60,15 +60,10 @@ def target_of(model: Model, layer: Layer, known: set[str]) -> Target:
     tensors = model.graph.tensors()
     out = tensors[layer.output]
     alone = _rectified(model, out)
-    node = _only_reader(model, out)
-    if node is None or not is_op(node, "Add"):
+    found = shortcut_of(model.graph, out)
+    if found is None or found[1].name not in known:
         return Target(layer, None, alone, alone)
-    other = node.inputs[1] if node.inputs[0] is out else node.inputs[0]
-    if constant(other) is not None or other is out or other.name not in known:
-        return Target(layer, None, alone, alone)
-    if other.shape is None or out.shape is None or len(other.shape) != len(out.shape):
-        return Target(layer, None, alone, alone)
-    return Target(layer, other.name, _rectified(model, node.outputs[0]), alone)
+    return Target(layer, found[1].name, _rectified(model, found[0].outputs[0]), alone)
 
 
 def restrict(array: Array, masks: Masks | None) -> Array:
@@ -88,13 +83,6 @@ def _changed(model: Model, kept: Kept) -> set[str]:
     return lost
 
 
-def _only_reader(model: Model, tensor: Tensor) -> Node | None:
-    readers = tensor.outputs
-    if len(readers) != 1 or is_graph_output(model.graph, tensor):
-        return None
-    return readers[0]
-
-
 def _rectified(model: Model, tensor: Tensor) -> bool:
-    node = _only_reader(model, tensor)
+    node = sole_reader(model.graph, tensor)
     return node is not None and is_op(node, "Relu")

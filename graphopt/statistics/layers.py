@@ -19,6 +19,7 @@ from graphopt.graph import (
     Graph,
     Names,
     Node,
+    Tensor,
     constant,
     is_constant,
     is_graph_output,
@@ -168,6 +169,27 @@ def _added(graph: Graph, node: Node, columns: int) -> tuple[str, tuple[str, int]
             if value is not None and value.ndim and value.size == columns == value.shape[-1]:
                 return after.outputs[0].name, (after.name, index)
     return out.name, None
+
+
+def sole_reader(graph: Graph, tensor: Tensor) -> Node | None:
+    """Return the node that reads a tensor where nothing else does, and it is no output."""
+    if len(tensor.outputs) != 1 or is_graph_output(graph, tensor):
+        return None
+    return tensor.outputs[0]
+
+
+def shortcut_of(graph: Graph, output: Tensor) -> tuple[Node, Tensor] | None:
+    """Return the Add that a layer's output goes into, and what else it adds: an activation.
+
+    None where something else reads the output, or ranks differ.
+    """
+    node = sole_reader(graph, output)
+    if node is None or not is_op(node, "Add"):
+        return None
+    other = node.inputs[1] if node.inputs[0] is output else node.inputs[0]
+    if constant(other) is not None or other is output or None in (other.shape, output.shape):
+        return None
+    return (node, other) if len(other.shape) == len(output.shape) else None
 
 
 def bias_of(layer: Layer, nodes: Mapping[str, Node]) -> Array:

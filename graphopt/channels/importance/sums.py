@@ -8,28 +8,13 @@ against the variance of the sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
-from graphopt.graph import Tensor, constant, is_graph_output, is_op
 from graphopt.model import Model
 from graphopt.statistics.collect import Statistics
-from graphopt.statistics.layers import Layer
-
-
-def sum_of(model: Model, layer: Layer, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the sum that a layer's output goes into, and into nothing else."""
-    out = tensors[layer.output]
-    reading = out.outputs
-    if len(reading) != 1 or is_graph_output(model.graph, out) or not is_op(reading[0], "Add"):
-        return None
-    node = reading[0]
-    other = node.inputs[1] if node.inputs[0] is out else node.inputs[0]
-    same_rank = other.shape is not None and len(other.shape) == len(out.shape or ())
-    if constant(other) is not None or other is out or not same_rank:
-        return None
-    return str(node.outputs[0].name)
+from graphopt.statistics.layers import Layer, shortcut_of
 
 
 def sum_variances(
@@ -41,9 +26,9 @@ def sum_variances(
     """
     tensors = model.graph.tensors()
     sums = {
-        layer.node: (name, layer.axis)
+        layer.node: (str(found[0].outputs[0].name), layer.axis)
         for layer in layers
-        if (name := sum_of(model, layer, tensors)) is not None
+        if (found := shortcut_of(model.graph, tensors[layer.output])) is not None
     }
     if not sums:
         return {}
