@@ -23,7 +23,7 @@ from graphopt.statistics.spill import Spill
 from graphopt.statistics.unfold import PIECE, Unfolder, output_rows, pieces
 
 MEMORY = 1 << 30  # bytes of activations held; beyond it they go to disk
-MOST_ROWS = 65_536  # rows of a layer that are looked at: four times as many change nothing
+MOST_ROWS = 65_536  # rows of a layer that are looked at: three times as many change nothing
 
 __all__ = ["MEMORY", "MOST_FEATURES", "MOST_ROWS", "Batches", "Moments", "Statistics",
            "channel_rows"]  # fmt: skip
