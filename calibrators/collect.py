@@ -1,4 +1,4 @@
-"""One streaming pass over the data: a histogram, then a range, for every tensor asked for.
+"""One streaming pass over the data: a histogram for every tensor asked for.
 
 The session is optimized and runs on all cores; the outputs of one batch are counted on a thread of
 their own while the next batch runs. Memory is two batches of the tensors asked for plus 32 KB a
@@ -7,13 +7,11 @@ tensor, whatever the number of samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.calibrators import CalibrationTable, Calibrator, TensorRange
 from graphopt.calibrators.histogram import Accumulator, Histogram, Scratch
 from graphopt.errors import DataError, UsageError
 from graphopt.graph import Array, Graph, is_constant, is_graph_input
@@ -94,48 +92,6 @@ def collect(
     if samples == 0:
         raise DataError("there are no calibration samples: --data names an empty source")
     return Collected({name: counter.histogram() for name, counter in counters.items()}, samples)
-
-
-def calibrate(
-    collected: Collected,
-    calibrator: Calibrator,
-    *,
-    method: str,
-    model_digest: str,
-    data_digest: str = "",
-    synthetic: bool = False,
-) -> CalibrationTable:
-    """Let ``calibrator`` choose the range of every tensor collected.
-
-    Args:
-        collected: the histograms.
-        calibrator: the rule.
-        method: its name, with its options where it has any; recorded in the table.
-        model_digest: ``Model.digest()`` of the model the histograms are of.
-        data_digest: digest of the samples, or an empty string.
-        synthetic: whether the data was made up.
-
-    Raises:
-        UsageError: the calibrator gives no usable range (negative, NaN, infinite, or 0 for a
-            tensor that is not all zero); ours never do.
-    """
-    ranges = {}
-    for name, histogram in sorted(collected.histograms.items()):
-        amax = float(calibrator(histogram))
-        if not (math.isfinite(amax) and (amax > 0 or (amax == 0 and histogram.largest == 0))):
-            raise UsageError(
-                f"the calibrator '{method}' gives tensor '{name}' the range ±{amax}, "
-                f"where the greatest magnitude is {histogram.largest}: choose another --calibrator"
-            )
-        ranges[name] = TensorRange(amax, histogram.low, histogram.high)
-    return CalibrationTable(
-        ranges=ranges,
-        method=method,
-        model_digest=model_digest,
-        data_digest=data_digest,
-        samples=collected.samples,
-        synthetic=synthetic,
-    )
 
 
 def _count(counters: Mapping[str, Accumulator], values: dict[str, Array]) -> None:

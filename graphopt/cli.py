@@ -241,7 +241,7 @@ def optimize(model: Path, **flags: Any) -> None:
 @OUTPUT
 def calibrate(model: Path, **flags: Any) -> None:
     """Measure the ranges of MODEL's tensors, as MODEL stands."""
-    from graphopt.verbs import run_calibrate
+    from graphopt.verbs_calibrate import run_calibrate
 
     run_calibrate(model, flags, console(flags))
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphopt.calibrators import CALIBRATORS, CalibrationTable, TensorRange
-from graphopt.calibrators.collect import calibrate, collect
+from graphopt.calibrators.choose import calibrate
+from graphopt.calibrators.collect import collect
 from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.dialects import DIALECTS
+from graphopt.dialects.codes import Codes
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph import in_graph_order, is_float
 from graphopt.model import Model
@@ -102,6 +104,8 @@ def placeholder_table(model: Model, tensors: Sequence[str]) -> CalibrationTable:
     return CalibrationTable(ranges, "placeholder", model.digest())
 
 
-def qdq_pass(dialect: str, table: CalibrationTable, exclude: Sequence[str]) -> InsertQDQ:
+def qdq_pass(
+    dialect: str, table: CalibrationTable, exclude: Sequence[str], codes: Codes | None = None
+) -> InsertQDQ:
     """Return the pass that writes a table into a graph as one engine wants it."""
-    return InsertQDQ(dialect=dialect, table=table, exclude=tuple(exclude))
+    return InsertQDQ(dialect=dialect, table=table, exclude=tuple(exclude), codes=codes or {})

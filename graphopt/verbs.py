@@ -124,43 +124,6 @@ def _show_preview(report: Any, done: Any, ui: Console) -> None:
     ui.result("dry run: nothing was written")
 
 
-def run_calibrate(model_path: Path, flags: dict[str, Any], ui: Console) -> None:
-    """``graphopt calibrate``."""
-    from graphopt.calibrators.cache import parse_version, write_cache
-    from graphopt.model import Model
-    from graphopt.opening import check_inputs
-    from graphopt.prepare import NO_DATA
-    from graphopt.quantize import activations, calibration_table, wanted_tensors
-
-    if not flags["data"]:
-        raise DataError("calibrate needs --data", hint=NO_DATA)
-    version = parse_version(flags["trt_version"])
-    out = flags["output"] or Path("calibration.json")
-    if out == flags["trt_cache"]:
-        raise UsageError(f"-o and --trt-cache both name {out}")
-    for path in (out, flags["trt_cache"]):
-        if path is not None:
-            refuse_overwrite(path, flags["force"], keep=[model_path])
-    model = Model.load(model_path)
-    check_inputs(model)
-    data = _open(flags, model.inputs())
-    ui.info(f"calibration data: {data.summary()}")
-    # TensorRT's implicit mode and DLA want a scale for every tensor; Q/DQ only for some.
-    tensors = activations(model) if flags["trt_cache"] else wanted_tensors(model, ())
-    table = calibration_table(model, data, flags["calibrator"], tensors, ui)
-    table.save(out)
-    if flags["trt_cache"]:
-        write_cache(flags["trt_cache"], table, version=version)
-    if ui.json:
-        ui.raw(dump_json(table.to_json()))
-        return
-    written = [str(out), *([str(flags["trt_cache"])] if flags["trt_cache"] else [])]
-    ui.result(
-        f"{len(table.ranges)} tensors, {table.samples} samples, {table.method}; "
-        f"wrote {', '.join(written)}"
-    )
-
-
 def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt inspect``."""
     from graphopt.engines.header import is_engine
@@ -187,7 +150,7 @@ def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
     with ExitStack() as stack:
         session_a = stack.enter_context(opened(a))
         session_b = stack.enter_context(opened(b))
-        data = _open(flags, common_inputs(session_a.inputs(), session_b.inputs()))
+        data = open_samples(flags, common_inputs(session_a.inputs(), session_b.inputs()))
         ui.info(f"data: {data.summary()}")
         advance = stack.enter_context(ui.progress("comparing", len(data)))
         result = compare(session_a.run, session_b.run, data, progress=advance)
@@ -216,7 +179,7 @@ def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
     with opened(path) as session:
         batch = flags["batch"] or next((s[0] for s in fixed.values() if s), 1)
         if flags["data"]:
-            data = _open(flags, session.inputs())
+            data = open_samples(flags, session.inputs())
         else:
             data = synthetic(session.inputs(), batch, seed=flags["seed"] or 0, shapes=fixed)
         if flags["batch"] and data.batch_size(batch) != batch:
@@ -346,7 +309,7 @@ def common_inputs(a: Inputs, b: Inputs) -> Inputs:
     return common
 
 
-def _open(flags: Mapping[str, Any], inputs: Inputs) -> Dataset:
+def open_samples(flags: Mapping[str, Any], inputs: Inputs) -> Dataset:
     from graphopt.data import open_data
     from graphopt.data.preprocess import load_preprocess
 

@@ -31,12 +31,14 @@ LAYERS: list[set[str]] = [
     {"errors", "registry", "files", "toml", "wording", "machine", "console"},
     {"graph", "intake", "reader", "writer", "model", "runtime", "coverage", "cost"},
     {"profiles", "calibrators", "statistics"},
-    {"channels", "data", "dialects", "engines", "fidelity", "passes", "recovery", "verify"},
+    {"channels", "data", "dialects", "engines", "fidelity", "lint", "passes", "recovery",
+     "verify"},
     {"recipe"},
     {"report", "output", "stages", "pruning", "weights", "prune_options", "optimize", "quantize",
-     "measure", "prepare", "outcome", "opening", "inspection", "sensitivity"},
+     "measure", "prepare", "outcome", "opening", "inspection", "sensitivity", "quantization",
+     "honesty"},
     {"pipeline"},
-    {"verbs", "verbs_analyze"},
+    {"verbs", "verbs_analyze", "verbs_calibrate"},
     {"cli", "__main__"},
 ]  # fmt: skip
 

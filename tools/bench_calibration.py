@@ -58,7 +58,8 @@ def bare_inference() -> Work:
 
 def graphopt(method: str, *, only_needed: bool = False) -> Work:
     from graphopt.calibrators import CALIBRATORS
-    from graphopt.calibrators.collect import calibrate, collect
+    from graphopt.calibrators.choose import calibrate
+    from graphopt.calibrators.collect import collect
     from graphopt.dialects import DIALECTS
     from graphopt.model import Model
 

@@ -27,7 +27,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pages import publish
 from shapes import resnet18
 
-from graphopt.calibrators.collect import calibrate, collect
+from graphopt.calibrators.choose import calibrate
+from graphopt.calibrators.collect import collect
 from graphopt.calibrators.minmax import MinMax
 from graphopt.coverage import FLOAT_CONVOLUTIONS, INTEGER_OPS, count, optimized_ops
 from graphopt.dialects import DIALECTS

@@ -9,6 +9,7 @@ from graphopt.registry import Registry
 
 if TYPE_CHECKING:
     from graphopt.calibrators import CalibrationTable
+    from graphopt.dialects.codes import Codes
     from graphopt.model import Model
     from graphopt.passes.base import Change, Skip
 
@@ -29,9 +30,21 @@ class Dialect(Protocol):
         """
 
     def insert(
-        self, model: Model, table: CalibrationTable, exclude: frozenset[str], /
+        self,
+        model: Model,
+        table: CalibrationTable,
+        exclude: frozenset[str],
+        codes: Codes,
+        /,
     ) -> Iterable[Change | Skip]:
-        """Insert Q/DQ into ``model`` in place; yield what was quantized and what was not."""
+        """Insert Q/DQ into ``model`` in place; yield what was quantized and what was not.
+
+        Args:
+            model: simplified, BatchNorm folded, not quantized.
+            table: the ranges of at least the tensors :meth:`wanted` names.
+            exclude: names of nodes to leave in floating point.
+            codes: node name -> how its weight is rounded; to nearest where there is none.
+        """
 
 
 DIALECTS = Registry(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.dialects.codes import WeightCodes
 from graphopt.dialects.heads import Head
-from graphopt.dialects.scales import channel_scales, quantize_weight
+from graphopt.dialects.scales import channel_scales, dequantize_weight
 from graphopt.graph import Array, Graph, Names, Tensor
 
 
@@ -62,33 +63,41 @@ class Writer:
             self._variable(f"{tensor.name}_dequantized", tensor.shape),
         )
 
-    def float_weight(self, head: Head) -> Tensor:
-        """Return fp32 weight -> Q -> DQ, one scale for each output channel."""
-        key = (head.weight.name, head.axis, b"")
+    def float_weight(self, head: Head, chosen: WeightCodes | None = None) -> Tensor:
+        """Return fp32 weight -> Q -> DQ, one scale for each output channel.
+
+        Args:
+            head: whose weight.
+            chosen: its rounding; the float32 weight then holds what the codes stand for.
+        """
+        name, codes = head.weight.name, b"" if chosen is None else chosen.codes.tobytes()
+        key = (name, head.axis, codes)
         if key not in self._weights:
-            scales = channel_scales(head.values, head.axis)
-            base = head.weight.name
+            weight, scales = head.weight, channel_scales(head.values, head.axis)
+            if chosen is not None:
+                scales = chosen.scales
+                values = dequantize_weight(chosen.codes, scales, head.axis)
+                weight = self._constant(f"{name}_rounded", values)
             self._weights[key] = self._pair(
-                head.weight,
-                self._constant(f"{base}_scale", scales),
-                self._constant(f"{base}_zero_point", np.zeros(len(scales), np.int8)),
+                weight,
+                self._constant(f"{name}_scale", scales),
+                self._constant(f"{name}_zero_point", np.zeros(len(scales), np.int8)),
                 {"axis": head.axis},
                 None,
             )
         return self._weights[key]
 
-    def integer_weight(self, head: Head, values: Array, scales: Array, levels: int) -> Tensor:
-        """Return int8 initializer -> DQ. ``values`` may differ from the head's by a factor."""
-        key = (head.weight.name, head.axis, scales.tobytes() + bytes([levels]))
+    def integer_weight(self, head: Head, codes: Array, scales: Array) -> Tensor:
+        """Return int8 initializer -> DQ, one scale for each output channel."""
+        key = (head.weight.name, head.axis, scales.tobytes() + codes.tobytes())
         if key not in self._weights:
             base = head.weight.name
-            integers = quantize_weight(values, scales, head.axis, levels)
             self._weights[key] = self._dequantize(
-                self._constant(f"{base}_quantized", integers),
+                self._constant(f"{base}_quantized", codes),
                 self._constant(f"{base}_scale", scales),
                 self._constant(f"{base}_zero_point", np.zeros(len(scales), np.int8)),
                 {"axis": head.axis},
-                self._variable(f"{base}_dequantized", list(values.shape)),
+                self._variable(f"{base}_dequantized", list(codes.shape)),
             )
         return self._weights[key]
 

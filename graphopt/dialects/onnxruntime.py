@@ -30,6 +30,7 @@ from graphopt.dialects.kernels import beyond_clip, must_stay_float
 from graphopt.dialects.scales import (
     affine,
     channel_scales,
+    quantize_weight,
     require_ranges,
     scales_for_bias,
 )
@@ -39,6 +40,7 @@ from graphopt.profiles import host
 
 if TYPE_CHECKING:
     from graphopt.calibrators import CalibrationTable
+    from graphopt.dialects.codes import Codes, WeightCodes
     from graphopt.model import Model
 
 _RULES = HeadRules(ops=frozenset({"Conv", "Gemm", "MatMul"}))
@@ -118,7 +120,12 @@ class OnnxRuntime:
         return [tensor.name for tensor in flow.tensors]
 
     def insert(
-        self, model: Model, table: CalibrationTable, exclude: frozenset[str], /
+        self,
+        model: Model,
+        table: CalibrationTable,
+        exclude: frozenset[str],
+        codes: Codes,
+        /,
     ) -> Iterator[Change | Skip]:
         """Insert Q/DQ in place; yield each node that now runs on integers and each that does not.
 
@@ -141,7 +148,7 @@ class OnnxRuntime:
         # Heads first: they read the data's scale, and their inputs are renamed below.
         for head in flow.heads:
             data_scale, _ = parameters[flow.groups.find(head.data.name)]
-            self._integer_head(writer, head, data_scale)
+            self._integer_head(writer, head, data_scale, codes.get(label(head.node)))
             yield Change("quantized", label(head.node), describe(head))
         for node in flow.carried:
             if node.op == "Sum":
@@ -166,18 +173,31 @@ class OnnxRuntime:
             node.inputs[0] = writer.dequantize_by_channel(node.inputs[0], channels, axis)
         yield from skipped
 
-    def _integer_head(self, writer: Writer, head: Head, data_scale: np.float32) -> None:
+    def _integer_head(
+        self, writer: Writer, head: Head, data_scale: np.float32, chosen: WeightCodes | None
+    ) -> None:
         """Give a head an int8 weight and an int32 bias; fold Gemm's alpha and beta into them."""
         node, values, bias = head.node, head.values, _channel_bias(head)
         if node.op == "Gemm":
-            values = values * np.float32(node.attrs.get("alpha", 1.0))
+            alpha = np.float32(node.attrs.get("alpha", 1.0))
+            values = values * alpha
+            chosen = chosen if alpha == 1 else None
             node.attrs = {**node.attrs, "alpha": 1.0, "beta": 1.0}
-        scales = channel_scales(values, head.axis, self.levels)
+        if chosen is not None and self.levels == FULL_RANGE:
+            scales = chosen.scales
+        else:
+            chosen, scales = None, channel_scales(values, head.axis, self.levels)
         if bias is not None and head.bias is not None:
-            scales = scales_for_bias(scales, bias, data_scale)
+            wide = scales_for_bias(scales, bias, data_scale)
+            chosen = chosen if np.array_equal(wide, scales) else None
+            scales = wide
             name = f"{label(node)}_bias"
             node.inputs[2] = writer.integer_bias(name, bias, scales * data_scale)
-        node.inputs[1] = writer.integer_weight(head, values, scales, self.levels)
+        if chosen is not None:
+            integers = chosen.codes
+        else:
+            integers = quantize_weight(values, scales, head.axis, self.levels)
+        node.inputs[1] = writer.integer_weight(head, integers, scales)
 
 
 def _float_heads(graph: Graph, flow: IntegerFlow) -> Iterator[tuple[Node, int, int]]:

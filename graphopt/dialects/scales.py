@@ -112,6 +112,14 @@ def quantize_weight(weight: Array, scales: Array, axis: int, levels: int = 127) 
     return np.clip(steps, -levels, levels).astype(np.int8)
 
 
+def dequantize_weight(codes: Array, scales: Array, axis: int) -> Array:
+    """Return ``codes * scales`` in float32, as DequantizeLinear computes it."""
+    shape = [1] * codes.ndim
+    shape[axis] = -1
+    values: Array = codes.astype(np.float32) * scales.reshape(shape)
+    return values
+
+
 def scales_for_bias(scales: Array, bias: Array, data_scale: np.float32) -> Array:
     """Raise weight scales where ``bias / (data_scale * scale)`` would overflow int32.
 

@@ -41,6 +41,7 @@ from graphopt.passes.base import Change, Skip
 
 if TYPE_CHECKING:
     from graphopt.calibrators import CalibrationTable
+    from graphopt.dialects.codes import Codes
     from graphopt.model import Model
 
 # They run in int8 when a neighbour does, so that int8 flows through them; they win nothing alone.
@@ -196,7 +197,12 @@ class TensorRT:
         return _Placement(model.graph, exclude, self.rules).wanted()
 
     def insert(
-        self, model: Model, table: CalibrationTable, exclude: frozenset[str], /
+        self,
+        model: Model,
+        table: CalibrationTable,
+        exclude: frozenset[str],
+        codes: Codes,
+        /,
     ) -> Iterator[Change | Skip]:
         """Insert Q/DQ in place; yield each node that now runs in int8 and each that does not.
 
@@ -218,7 +224,7 @@ class TensorRT:
             scale, zero_point = writer.parameters(key, symmetric_scale(amax), zero)
             writer.rewire(place.readers[tensor.name], writer.pair(tensor, scale, zero_point))
         for head in place.heads:
-            head.node.inputs[1] = writer.float_weight(head)
+            head.node.inputs[1] = writer.float_weight(head, codes.get(label(head.node)))
             yield Change("quantized", label(head.node), describe(head))
         for residual in place.partitions.residuals:
             yield Change(

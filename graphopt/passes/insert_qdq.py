@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from graphopt.calibrators.table import CalibrationTable
 from graphopt.dialects import DIALECTS
+from graphopt.dialects.codes import Codes
 from graphopt.dialects.heads import label
 from graphopt.model import Model
 from graphopt.passes.base import Change, Pass, Skip
@@ -41,6 +42,7 @@ class InsertQDQ(Pass):
         dialect: a name in :data:`graphopt.dialects.DIALECTS`; the engine knows which.
         table: the ranges, measured on this very model.
         exclude: patterns over node names and operators; what they match stays in float.
+        codes: node name -> how its weight is rounded; to nearest where there is none.
 
     Raises:
         UnsupportedModelError: the model is quantized already, or its opset is below 13.
@@ -52,6 +54,7 @@ class InsertQDQ(Pass):
     dialect: str
     table: CalibrationTable
     exclude: tuple[str, ...] = ()
+    codes: Codes = field(default_factory=dict)
 
     def edit(self, model: Model) -> Iterator[Change | Skip]:
         """Insert the pairs; yield what was quantized, and what was not and why."""
@@ -59,4 +62,5 @@ class InsertQDQ(Pass):
         for pattern in self.exclude:
             if not _matching(model, pattern):
                 yield Skip(pattern, "this exclude pattern matches no node's name or operator")
-        yield from dialect.insert(model, self.table, excluded_nodes(model, self.exclude))
+        left_out = excluded_nodes(model, self.exclude)
+        yield from dialect.insert(model, self.table, left_out, self.codes)

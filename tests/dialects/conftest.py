@@ -12,7 +12,8 @@ import pytest
 from helpers import rtx_refuses, run, sqnr
 
 from graphopt.calibrators import CalibrationTable
-from graphopt.calibrators.collect import calibrate, collect
+from graphopt.calibrators.choose import calibrate
+from graphopt.calibrators.collect import collect
 from graphopt.calibrators.minmax import MinMax
 from graphopt.coverage import optimized_ops
 from graphopt.dialects import DIALECTS

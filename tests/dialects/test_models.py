@@ -12,7 +12,8 @@ from helpers import ROOT, SHARED, needs_shared, rtx_refuses, sqnr
 from PIL import Image
 
 from graphopt.calibrators import CALIBRATORS
-from graphopt.calibrators.collect import calibrate, collect
+from graphopt.calibrators.choose import calibrate
+from graphopt.calibrators.collect import collect
 from graphopt.calibrators.entropy import Entropy
 from graphopt.coverage import FLOAT_CONVOLUTIONS, INTEGER_OPS, optimized_ops
 from graphopt.dialects import DIALECTS
