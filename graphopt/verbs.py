@@ -310,6 +310,7 @@ def common_inputs(a: Inputs, b: Inputs) -> Inputs:
 
 
 def open_samples(flags: Mapping[str, Any], inputs: Inputs) -> Dataset:
+    """Open the samples that ``--data`` and its companions name."""
     from graphopt.data import open_data
     from graphopt.data.preprocess import load_preprocess
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.calibrators.collect import Collected, calibrate, collect
+from graphopt.calibrators.choose import calibrate
+from graphopt.calibrators.collect import Collected, collect
 from graphopt.calibrators.entropy import Entropy
 from graphopt.calibrators.histogram import Histogram, merge
 from graphopt.calibrators.minmax import MinMax

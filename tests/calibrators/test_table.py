@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.calibrators import CalibrationTable, TensorRange
-from graphopt.calibrators.collect import Collected, calibrate
+from graphopt.calibrators.choose import calibrate
+from graphopt.calibrators.collect import Collected
 from graphopt.calibrators.histogram import Histogram
 from graphopt.calibrators.minmax import MinMax
 from graphopt.errors import UsageError

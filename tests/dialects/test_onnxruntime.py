@@ -535,6 +535,6 @@ def test_reduced_range_limits_the_weights(net, table_of):
     graph = net(text, {"w": C3})
     model = graph.model()
     table = table_of(model, graph.feeds())
-    list(OnnxRuntime(reduce_range=True).insert(model, table, frozenset()))
+    list(OnnxRuntime(reduce_range=True).insert(model, table, frozenset(), {}))
     weight = model.graph.tensors()["w_quantized"].values
     assert np.abs(weight.astype(int)).max() == 64
