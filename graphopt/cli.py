@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import graphopt
+from graphopt.cli_options import (
+    COMPRESS,
+    COUNT,
+    DATA,
+    FILE,
+    OUTPUT,
+    POINTS,
+    SHAPES,
+    TEXT,
+    TIME,
+    Sectioned,
+)
 from graphopt.errors import GraphoptError
 from graphopt.files import STOPPING
 from graphopt.wording import one_line
@@ -24,45 +35,8 @@ from graphopt.wording import one_line
 if TYPE_CHECKING:
     from graphopt.console import Console
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 INTERNAL = 70  # EX_SOFTWARE of <sysexits.h>: a fault of graphopt's own
 COMPLETE = "_GRAPHOPT_COMPLETE"
-
-
-class Name(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """A path, or a SPEC that holds one: text that ONNX Runtime, JSON and TOML can carry."""
-
-    name = "text"
-
-    def __init__(self, kind: Callable[[str], Any] = str) -> None:
-        self.kind = kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse bytes that are no UTF-8, and NUL."""
-        text = os.fspath(value)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            self.fail(f"{text!r} is not UTF-8: rename it, or go through a link", param, ctx)
-        if "\0" in text:
-            self.fail(f"{text!r} holds a NUL character", param, ctx)
-        return self.kind(text)
-
-
-class Number(click.FloatRange):
-    """A finite number in a range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse NaN and infinities too."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number", param, ctx)
-        return number
-
-
-FILE, TEXT = Name(Path), Name()
-COUNT, NATURAL = click.IntRange(min=1), click.IntRange(min=0)
-POINTS, TIME = Number(min=0, max=100), Number(min=0)
 
 
 class Group(click.Group):
@@ -85,118 +59,6 @@ class Group(click.Group):
             raise click.UsageError(f"{problem.format_message()}{hint}", ctx) from problem
 
 
-def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Stack option decorators so that they read in order."""
-
-    def apply(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return apply
-
-
-OUTPUT = options(
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    click.option("-v", "--verbose", is_flag=True, help="Say every change and refusal."),
-    click.option("-q", "--quiet", is_flag=True, help="Warnings and results only."),
-)
-DATA = options(
-    click.option(
-        "--data", type=TEXT, metavar="SPEC", help="Image folder, .npz/.npy, or file.py:function."
-    ),
-    click.option(
-        "--preprocess",
-        type=TEXT,
-        metavar="NAME|FILE",
-        help="cifar, imagenet or a TOML file; for images.",
-    ),
-    click.option("--samples", type=COUNT, metavar="N", help="Samples at most.  [512]"),
-    click.option("--seed", type=NATURAL, metavar="N", help="Chooses which samples.  [0]"),
-)
-SHAPES = options(
-    click.option("--min-shapes", multiple=True, metavar="IN:1x3x…", help="Least input shape."),
-    click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Shape to tune for."),
-    click.option("--max-shapes", multiple=True, metavar="IN:32x3x…", help="Greatest input shape."),
-)
-COMPRESS = options(
-    click.option("--int8", is_flag=True, help="Quantize to INT8; needs --data."),
-    click.option(
-        "--prune",
-        type=Number(min=0, max=1, min_open=True, max_open=True),
-        metavar="RATIO",
-        help="Share of channels to remove.",
-    ),
-    click.option(
-        "--prune-to",
-        type=TEXT,
-        metavar="COST=X",
-        help="Or what shall remain: macs=0.5, params=0.6, latency=0.7.",
-    ),
-    DATA,
-    click.option(
-        "--eval", "eval_spec", type=TEXT, metavar="SPEC", help="Samples to measure fidelity on."
-    ),
-    click.option("--calibrator", metavar="NAME", help="entropy, minmax or percentile.  [entropy]"),
-    click.option("--engine", metavar="NAME", help="auto, tensorrt, tensorrt-rtx, onnxruntime."),
-    click.option("--device", metavar="NAME|FILE", help="The target; see graphopt devices.  [host]"),
-    SHAPES,
-    click.option(
-        "--importance",
-        metavar="NAME",
-        help="obs, activation, lasso, l2 …; a wrong name lists them.  [obs with data, else l2]",
-    ),
-    click.option(
-        "--allocation", metavar="NAME", help="global or uniform.  [global with obs, else uniform]"
-    ),
-    click.option(
-        "--align",
-        type=click.IntRange(1, 1024),
-        metavar="N",
-        help="Pruned widths divide by N.  [device's]",
-    ),
-    click.option("--floor", type=COUNT, metavar="N", help="Least width left.  [an eighth]"),
-    click.option("--keep", multiple=True, metavar="PATTERN", help="Never prune these; repeatable."),
-    click.option("--prune-heads", is_flag=True, help="Whole attention heads, not parts of each."),
-    click.option("--prune-steps", type=COUNT, metavar="K", help="Remove and recover K times.  [2]"),
-    click.option("--plan", type=FILE, metavar="FILE.json", help="Replay a prune-plan.json."),
-    click.option(
-        "--recover-with",
-        metavar="NAME",
-        help="least-squares, affine or none.  [least-squares with data]",
-    ),
-    click.option(
-        "--recover-from",
-        type=FILE,
-        metavar="ONNX",
-        help="MODEL was pruned elsewhere, from this: recover it.",
-    ),
-    click.option(
-        "--exclude-nodes",
-        multiple=True,
-        metavar="PATTERN",
-        help="Node names or op types to leave in fp32; repeatable.",
-    ),
-    click.option(
-        "--sparsity", metavar="2:4|X", help="Zeros in weights: 2:4 for Ampere on, or a share."
-    ),
-    click.option("--sparsity-by", metavar="NAME", help="obs or magnitude.  [obs with data]"),
-    click.option(
-        "--low-rank",
-        type=Number(min=0, max=1, min_open=True, max_open=True),
-        metavar="X",
-        help="Factorize layers until this share of MACs is left.",
-    ),
-    click.option("--recipe", type=FILE, metavar="FILE.toml", help="Options from a file."),
-    click.option("--max-drop", type=POINTS, metavar="X", help="Fail past X points of accuracy."),
-    click.option("--synthetic", is_flag=True, help="Calibrate on random data: latency only."),
-    click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
-    click.option("-o", "--output", type=FILE, metavar="DIR", help="Folder for the results."),
-    click.option("--force", is_flag=True, help="Write into a folder that exists."),
-    OUTPUT,
-)
-
-
 @click.group(
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -208,7 +70,7 @@ def cli() -> None:
     """Hold the verbs."""
 
 
-@cli.command()
+@cli.command(cls=Sectioned)
 @click.argument("model", type=FILE)
 @COMPRESS
 def build(model: Path, **flags: Any) -> None:
@@ -218,7 +80,7 @@ def build(model: Path, **flags: Any) -> None:
     run_build(model, flags, console(flags), engine=True)
 
 
-@cli.command()
+@cli.command(cls=Sectioned)
 @click.argument("model", type=FILE)
 @COMPRESS
 def optimize(model: Path, **flags: Any) -> None:

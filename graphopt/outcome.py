@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from graphopt.calibrators import CalibrationTable
+from graphopt.bits import Bits
 from graphopt.console import Console
 from graphopt.cost import cost, stored_bytes
 from graphopt.errors import UnsupportedModelError
@@ -14,7 +14,6 @@ from graphopt.measure import fidelity, latencies
 from graphopt.model import Model
 from graphopt.optimize import Optimized
 from graphopt.prepare import NO_GATE, BuildPlan
-from graphopt.quantize import qdq_pass
 from graphopt.report import Metric, Report
 from graphopt.verify import Fidelity
 
@@ -27,24 +26,17 @@ class Outcome:
     Args:
         plan: what was asked for.
         done: the fp32 models.
-        table: the calibration table, or None.
-        quantized: the INT8 model in the engine's dialect, or None.
+        bits: the model in fewer bits, or None.
     """
 
-    def __init__(
-        self,
-        plan: BuildPlan,
-        done: Optimized,
-        table: CalibrationTable | None,
-        quantized: Model | None,
-    ) -> None:
-        self.plan, self.done, self.table, self.quantized = plan, done, table, quantized
+    def __init__(self, plan: BuildPlan, done: Optimized, bits: Bits | None) -> None:
+        self.plan, self.done, self.bits = plan, done, bits
         self.fidelity: dict[str, Fidelity] = {}
 
     @property
     def last(self) -> str:
-        """The column of the model that ships: ``"fp32"`` or ``"int8"``."""
-        return "fp32" if self.quantized is None else "int8"
+        """The column of the model that ships: ``"fp32"``, ``"int8"`` or ``"int8+fp16"``."""
+        return self.plan.precision
 
     def measure(
         self, files: Mapping[str, Path], engine: Path | None, report: Report, ui: Console
@@ -69,8 +61,8 @@ class Outcome:
         source = self.plan.request.model
         size = {"before": source.stat().st_size, **{n: p.stat().st_size for n, p in files.items()}}
         weights = {"before": stored_bytes(self.plan.model), "fp32": stored_bytes(self.done.model)}
-        if self.quantized is not None:
-            weights["int8"] = stored_bytes(self.quantized)
+        if self.bits is not None:
+            weights[self.last] = stored_bytes(self.bits.model)
         report.metrics.append(Metric("ONNX size", "bytes", size))
         report.metrics.append(
             Metric("weights", "bytes", weights, "as the runtime holds them: quantized ones 1 byte")
@@ -108,11 +100,11 @@ class Outcome:
         self.fidelity["fp32"] = fidelity(
             source, self.done.model, data, ui, exact=False, what="fp32"
         )
-        if self.quantized is not None:
+        if self.bits is not None:
             # Q/DQ placed for TensorRT is emulated as written, not fused ONNX Runtime's way.
-            exact = self.plan.engine.dialect != CPU_DIALECT
-            self.fidelity["int8"] = fidelity(
-                source, self.quantized, data, ui, exact=exact, what="int8"
+            exact = self.plan.engine.dialect != CPU_DIALECT and self.bits.table is not None
+            self.fidelity[self.last] = fidelity(
+                source, self.bits.model, data, ui, exact=exact, what=self.last
             )
         report.fidelity = {
             "data": data.summary(),
@@ -154,13 +146,13 @@ class Outcome:
             "fp32": self.done.model,
         }
         note = "this CPU, ONNX Runtime, median"
-        if self.quantized is not None and self.table is not None:
-            candidates["int8"] = self.quantized
+        if self.bits is not None and self.plan.request.recipe.quantize.fp16:
+            note += "; a CPU computes fp16 by way of fp32, so that is not timed"
+        if self.bits is not None and self.bits.for_cpu is not None:
+            candidates[self.last] = self.bits.for_cpu
             if plan.engine.dialect != CPU_DIALECT:
                 # What TensorRT fuses is slow on ONNX Runtime: time the CPU's own placement.
-                step = qdq_pass(CPU_DIALECT, self.table, plan.request.recipe.quantize.exclude)
-                candidates["int8"] = step(self.done.model).model
-                note += "; int8 re-placed for the CPU, the engine is not timed here"
+                note += f"; {self.last} re-placed for the CPU, the engine is not timed here"
         ui.info("timing on this CPU with ONNX Runtime, interleaved")
         feeds = next(iter(plan.evaluation.batches(1)))
         timed = latencies(candidates, feeds)
@@ -169,28 +161,36 @@ class Outcome:
         report.metrics.append(Metric("latency", "ms", values, note))
 
     def gate(self, report: Report) -> str:
-        """Hold the result against ``--max-drop``; return what failed, or an empty string.
+        """Hold the result against its limit; return what failed, or an empty string.
 
         Raises:
             UnsupportedModelError: there are neither labels nor class scores to judge by.
         """
-        limit = self.plan.request.recipe.gate.max_drop
-        if limit is None:
+        limits = self.plan.request.recipe.gate
+        final = self.fidelity.get(self.last)
+        if final is None or not limits.asked:
             return ""
-        final = self.fidelity[self.last]
-        drop = final.drop_points()
-        if drop is None:
-            raise UnsupportedModelError(NO_GATE)
-        metric = "top-1 agreement" if final.accuracy_a is None else "accuracy"
-        failed = drop > limit + 1e-9  # a drop of exactly the limit passes
+        if limits.min_sqnr is not None:
+            value, unit, limit = final.sqnr_db, "dB", limits.min_sqnr
+            name, metric, failed = "min-sqnr", "SQNR", value < limit - 1e-9
+            told = f"SQNR is {value:.2f} dB; --min-sqnr asks for {limit:g}"
+        else:
+            assert limits.max_drop is not None
+            drop = final.drop_points()
+            if drop is None:
+                raise UnsupportedModelError(NO_GATE)
+            value, unit, limit = drop, "points", limits.max_drop
+            metric = "top-1 agreement" if final.accuracy_a is None else "accuracy"
+            name, failed = "max-drop", drop > limit + 1e-9  # a drop of exactly the limit passes
+            told = f"{metric} fell by {drop:.2f} points; --max-drop allows {limit:g}"
         report.gates.append(
             {
-                "name": "max-drop",
+                "name": name,
                 "metric": metric,
-                "value": round(drop, 6),
+                "value": round(value, 6) if math.isfinite(value) else None,
                 "limit": limit,
-                "unit": "points",
+                "unit": unit,
                 "status": "fail" if failed else "pass",
             }
         )
-        return f"{metric} fell by {drop:.2f} points; --max-drop allows {limit:g}" if failed else ""
+        return told if failed else ""

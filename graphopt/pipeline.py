@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphopt.calibrators import CalibrationTable
+from graphopt.bits import Bits, preview_bits, reduce_bits
 from graphopt.calibrators.cache import write_cache
 from graphopt.channels import ChannelAnalysis, PrunePlan
 from graphopt.channels.allocation.limits import unmatched
@@ -19,19 +19,17 @@ from graphopt.optimize import Optimized, optimize
 from graphopt.outcome import Outcome
 from graphopt.output import staged
 from graphopt.prepare import BuildPlan, Request, prepare
-from graphopt.quantize import (
-    activations,
-    calibration_table,
-    placeholder_table,
-    qdq_pass,
-    wanted_tensors,
-)
 from graphopt.recipe import Prune
 from graphopt.report import Report, versions
 from graphopt.runtime import open_session
 
-FP32, INT8, TABLE, CACHE = "model.onnx", "model.int8.onnx", "calibration.json", "calibration.cache"
+FP32, TABLE, CACHE = "model.onnx", "calibration.json", "calibration.cache"
 ENGINE_STEM = "model"
+
+
+def file_of(precision: str) -> str:
+    """Return the name of the ONNX file that holds a model of that precision."""
+    return f"model.{precision.replace('+', '-')}.onnx"
 
 
 def build(request: Request, ui: Console | None = None) -> Report:
@@ -53,21 +51,20 @@ def build(request: Request, ui: Console | None = None) -> Report:
         done = optimize(plan.model, request.recipe, plan.align, report, ui, plan.aids)
         warn_of_pruning(plan, done, ui)
         files = _Files(folder, report, runnable=not plan.unrunnable)
+        bits = reduce_bits(plan, done.model, report, ui)
+        if bits is not None:
+            done = replace(done, model=bits.base)
         onnx = {"fp32": files.save_model("onnx-fp32", FP32, done.model)}
         if done.plan is not None:
             files.save_text("prune-plan", "prune-plan.json", done.plan.to_json())
-        table = quantized = None
-        if request.recipe.quantize.int8:
-            table = _calibrate(plan, done.model, report, ui)
-            quantized = _quantize(plan, done.model, table, report, ui)
-            onnx["int8"] = files.save_model("onnx-int8", INT8, quantized)
-            report.add_artifact("calibration-table", table.save(folder / TABLE))
-            report.add_artifact("calibration-cache", write_cache(folder / CACHE, table))
+        if bits is not None:
+            files.save_bits(plan.precision, bits)
+            onnx[plan.precision] = folder / file_of(plan.precision)
         files.save_text("recipe", "recipe.toml", request.recipe.to_toml())
         engine = None
         if request.build_engine:
-            engine = _build_engine(plan, quantized or done.model, table, folder, report, ui)
-        outcome = Outcome(plan, done, table, quantized)
+            engine = _build_engine(plan, done.model, bits, folder, report, ui)
+        outcome = Outcome(plan, done, bits)
         outcome.measure(onnx, engine, report, ui)
         failure = outcome.gate(report)
         report.save(folder)
@@ -88,10 +85,7 @@ def preview(request: Request, ui: Console) -> tuple[Report, Optimized]:
     aids = replace(plan.aids, recover=False)
     done = optimize(plan.model, request.recipe, plan.align, report, ui, aids)
     warn_of_pruning(plan, done, ui)
-    if request.recipe.quantize.int8:
-        exclude = request.recipe.quantize.exclude
-        table = placeholder_table(done.model, wanted_tensors(done.model, exclude))
-        _quantize(plan, done.model, table, report, ui)
+    preview_bits(plan, done.model, report, ui)
     return report, done
 
 
@@ -112,6 +106,14 @@ class _Files:
         if data.exists():
             self.report.add_artifact(f"{kind}-data", data)
         return path
+
+    def save_bits(self, precision: str, bits: Bits) -> None:
+        """Save the model that ships, with the ranges it was made with."""
+        self.save_model(f"onnx-{precision}", file_of(precision), bits.model)
+        if bits.table is not None:
+            self.report.add_artifact("calibration-table", bits.table.save(self.folder / TABLE))
+            cache = write_cache(self.folder / CACHE, bits.table)
+            self.report.add_artifact("calibration-cache", cache)
 
     def save_text(self, kind: str, name: str, text: str) -> None:
         """Save a text file."""
@@ -193,69 +195,27 @@ def _say_widths(plan: BuildPlan, pruned: PrunePlan, ui: Console) -> None:
         )
 
 
-def _calibrate(plan: BuildPlan, model: Model, report: Report, ui: Console) -> CalibrationTable:
-    if plan.calibration is None:
-        raise ValueError("prepare() gives every INT8 plan calibration data")
-    recipe = plan.request.recipe
-    tensors = wanted_tensors(model, recipe.quantize.exclude)
-    if tensors and plan.device.dla:
-        tensors = activations(model)
-        report.decide("calibrated tensors", str(len(tensors)), "DLA wants a scale for each")
-    with report.stage("calibrate") as stage:
-        table = calibration_table(model, plan.calibration, recipe.quantize.calibrator, tensors, ui)
-        stage.facts = {
-            "calibrator": table.method,
-            "tensors": len(table.ranges),
-            "samples": table.samples,
-        }
-    ui.info(
-        f"calibrate: {len(table.ranges)} tensors, {table.samples} samples, "
-        f"{table.method} ({stage.seconds:.2f} s)"
-    )
-    dead = sorted(name for name, r in table.ranges.items() if r.amax == 0)
-    if dead:
-        ui.warn(f"{len(dead)} tensors are zero on every sample: {', '.join(dead[:4])}")
-    return table
-
-
-def _quantize(
-    plan: BuildPlan, model: Model, table: CalibrationTable, report: Report, ui: Console
-) -> Model:
-    step = qdq_pass(plan.engine.dialect, table, plan.request.recipe.quantize.exclude)
-    with report.stage(step.name) as stage:
-        result = step(model)
-        stage.record(result)
-        stage.facts = {"dialect": plan.engine.dialect}
-    ui.info(
-        f"{step.name}: {result.counts().get('quantized', 0)} operators in the "
-        f"{plan.engine.dialect} dialect; {len(result.skipped)} left in fp32 ({stage.seconds:.2f} s)"
-    )
-    for skip in result.skipped:
-        ui.detail(f"fp32 {skip.where}: {skip.reason}")
-    if not result.changes:
-        ui.warn("--int8 quantized nothing: every operator was left in fp32 (-v says why)")
-    return result.model
-
-
 def _build_engine(
     plan: BuildPlan,
     model: Model,
-    table: CalibrationTable | None,
+    bits: Bits | None,
     folder: Path,
     report: Report,
     ui: Console,
 ) -> Path:
     engine = plan.engine
     with report.stage(f"build-{engine.name}") as stage:
-        artifact = engine.build(model, folder / f"{ENGINE_STEM}{engine.suffix}", plan.options)
+        shipped = model if bits is None else bits.model
+        artifact = engine.build(shipped, folder / f"{ENGINE_STEM}{engine.suffix}", plan.options)
         stage.facts = dict(artifact.facts)
+    calibrated = bits is not None and bits.table is not None
     preprocess = (plan.calibration or plan.evaluation).preprocess
     facts: dict[str, Any] = {
         **artifact.facts,
         "engine": engine.name,
-        "dialect": None if table is None else engine.dialect,
-        "onnx_sha256": sha256(folder / (FP32 if table is None else INT8)),
-        "calibration_sha256": None if table is None else sha256(folder / TABLE),
+        "dialect": engine.dialect if calibrated else None,
+        "onnx_sha256": sha256(folder / (FP32 if bits is None else file_of(plan.precision))),
+        "calibration_sha256": sha256(folder / TABLE) if calibrated else None,
         "recipe_sha256": sha256(folder / "recipe.toml"),
         "source_digest": report.source["digest"],
         "preprocessing": None if preprocess is None else preprocess.to_json(),

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graphopt.calibrators import CALIBRATORS
 from graphopt.console import Console
 from graphopt.data import EXAMPLES, Dataset, Preprocess, load_preprocess, open_data, synthetic
 from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
@@ -20,6 +19,12 @@ from graphopt.optimize import Aids, named_pass
 from graphopt.passes.sparsity import check_sparsity, parse_sparsity
 from graphopt.profiles import DeviceProfile, load_device
 from graphopt.prune_options import check_pruning, decide_pruning
+from graphopt.quantize_options import (
+    check_device,
+    check_quantization,
+    decide_quantization,
+    label,
+)
 from graphopt.recipe import Recipe
 from graphopt.report import Report
 from graphopt.verify import check_labels, class_output, numeric, opened
@@ -34,7 +39,7 @@ NO_DATA = f"""calibration needs samples of what the model will see; one of:
 
 NO_GATE = (
     "--max-drop needs an output of class scores, of shape (N, C), and this model has none: "
-    "leave it out, or judge by SQNR in report.json"
+    "use --min-sqnr, in dB"
 )
 
 
@@ -100,7 +105,7 @@ class BuildPlan:
     @property
     def precision(self) -> str:
         """What the result carries."""
-        return "int8" if self.request.recipe.quantize.int8 else "fp32"
+        return label(self.request.recipe.quantize)
 
     @property
     def options(self) -> BuildOptions:
@@ -119,6 +124,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     device = load_device(recipe.engine.device)
     if recipe.weights.sparsity is not None:
         check_sparsity(parse_sparsity(recipe.weights.sparsity), device)
+    check_device(recipe, device)
     engine, reason = _engine(request, device)
     reason = reason.removeprefix(f"{engine.name}: ")
     report.decide("engine", engine.name, reason)
@@ -147,7 +153,8 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     else:
         _try_out(request, evaluation)
     pruning = decide_pruning(recipe, calibration, bool(unrunnable), report, ui)
-    request = replace(request, recipe=_resolved(recipe, engine, align, pruning, shapes))
+    bits = decide_quantization(recipe, calibration, report, ui)
+    request = replace(request, recipe=_resolved(recipe, engine, align, pruning, bits, shapes))
     report.recipe = request.recipe.model_dump(mode="json")
     return BuildPlan(
         request,
@@ -185,6 +192,7 @@ def _resolved(
     engine: Engine,
     align: int | None,
     pruning: Mapping[str, Mapping[str, object]],
+    bits: Mapping[str, object],
     shapes: Mapping[str, ShapeRange],
 ) -> Recipe:
     """Return the recipe with what was decided written into it: to run again, the same way."""
@@ -192,7 +200,7 @@ def _resolved(
         {
             "prune": {"align": align, **pruning["prune"]},
             "recover": pruning["recover"],
-            "quantize": {"calibrator": CALIBRATORS.canonical(recipe.quantize.calibrator)},
+            "quantize": bits,
             "engine": {
                 "name": engine.name,
                 "shapes": {
@@ -230,7 +238,7 @@ def _custom_ops_refused(request: Request, model: Model, engine: Engine) -> str:
         recipe = request.recipe
         needs = {
             "--int8 calibrates on ONNX Runtime": recipe.quantize.int8,
-            "--max-drop compares on ONNX Runtime": recipe.gate.max_drop is not None,
+            "a limit is measured on ONNX Runtime": recipe.gate.asked,
             "--engine onnxruntime builds for it": request.build_engine
             and engine.name == "onnxruntime",
         }
@@ -297,20 +305,17 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         UsageError: one line with what is known.
     """
-    CALIBRATORS.canonical(recipe.quantize.calibrator)
+    check_quantization(recipe)
     check_pruning(recipe)
     for name in recipe.optimize.passes:
         named_pass(name)
-    if recipe.quantize.int8 and not recipe.data.calibration and not recipe.data.synthetic:
+    given = recipe.data.calibration or recipe.data.synthetic or recipe.quantize.table
+    if recipe.quantize.int8 and not given:
         raise DataError("--int8 needs --data", hint=NO_DATA)
     if recipe.recover.original and not recipe.data.calibration:
         raise DataError("--recover-from needs --data", hint=NO_DATA)
     if recipe.data.synthetic and recipe.data.calibration:
         raise UsageError("--synthetic makes data up and --data names real data: choose one")
-    if recipe.data.synthetic and recipe.gate.max_drop is not None:
-        raise UsageError("--max-drop means nothing on made-up data: leave --synthetic out")
-    if recipe.gate.max_drop is not None and not (recipe.data.evaluation or recipe.data.calibration):
-        raise UsageError("--max-drop needs samples to measure on: give --eval or --data")
 
 
 def describe(path: Path, model: Model) -> dict[str, object]:
@@ -345,7 +350,7 @@ def _calibration(
         data = read(recipe.data.calibration, model, recipe, preprocess, all_of_it=False)
         ui.info(f"calibration data: {data.summary()}")
         return data
-    if not recipe.quantize.int8:
+    if not recipe.quantize.int8 or recipe.quantize.table:
         return None
     report.synthetic = True
     ui.warn(

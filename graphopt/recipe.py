@@ -15,11 +15,13 @@
     int8 = true                    [engine]
     calibrator = "entropy"         name = "auto"
     exclude = ["Gemm", "/fc/*"]    device = "t4"
+    rounding = "second-order"
+    fp16 = true                    [engine.shapes.input]
+                                   min = [1, 3, 224, 224]
+    [optimize]                     opt = [8, 3, 224, 224]
+    passes = ["my-pass"]           max = [32, 3, 224, 224]
 
-    [optimize]                     [engine.shapes.input]
-    passes = ["my-pass"]           min = [1, 3, 224, 224]
-                                   opt = [8, 3, 224, 224]
-    [gate]                         max = [32, 3, 224, 224]
+    [gate]
     max_drop = 0.5
 
 Flags override the file. The recipe with every default written out is saved beside the outputs.
@@ -30,7 +32,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -110,15 +112,39 @@ class Weights(_Part):
 
 
 class Quantize(_Part):
-    """INT8: ``exclude`` holds patterns over node names and operator types."""
+    """Fewer bits.
+
+    ``int8`` quantizes weights and activations, ``weights`` weights alone, to ``"int4"`` or
+    ``"int8"``; ``fp16`` is for all that stays floating point. ``table`` is the path of a
+    calibration made before, ``exclude`` holds patterns over node names and operator types. What is
+    None is decided, and said: ``rounding`` of weights (``"second-order"`` or ``"nearest"``),
+    ``bias`` correction, cross-layer ``equalize``, and ``smooth``, the share of the migration from
+    activations to weights (0 for none).
+    """
 
     int8: bool = False
-    calibrator: str = "entropy"
+    fp16: bool = False
+    weights: Literal["int4", "int8"] | None = None
+    block: int | None = Field(default=None, ge=16, le=1024)
+    calibrator: str | None = None
+    table: str | None = None
     exclude: tuple[str, ...] = ()
+    rounding: Literal["second-order", "nearest"] | None = None
+    bias: bool | None = None
+    equalize: bool | None = None
+    smooth: float | None = Field(default=None, ge=0, le=1)
+
+    @property
+    def asked(self) -> bool:
+        """Whether any bits are to be saved."""
+        return self.int8 or self.fp16 or self.weights is not None
 
 
 class Data(_Part):
-    """Where samples come from; see docs/data.md for what a SPEC may be."""
+    """Where samples come from; see docs/data.md for what a SPEC may be.
+
+    ``memory`` bounds what calibration holds, like ``"2GB"``.
+    """
 
     calibration: str | None = None
     evaluation: str | None = None
@@ -126,6 +152,7 @@ class Data(_Part):
     samples: int = Field(default=DEFAULT_SAMPLES, ge=1)
     seed: int = Field(default=0, ge=0)
     synthetic: bool = False
+    memory: str | None = None
 
 
 class Shapes(_Part):
@@ -154,9 +181,19 @@ class Engine(_Part):
 
 
 class Gate(_Part):
-    """Limits; ``max_drop`` in points of top-1 accuracy (of agreement where there are no labels)."""
+    """Limits, which a search for layers to leave in floating point tries to meet.
+
+    ``max_drop`` is in points of top-1 accuracy (of agreement where there are no labels),
+    ``min_sqnr`` in dB, over all outputs.
+    """
 
     max_drop: float | None = Field(default=None, ge=0, le=100)
+    min_sqnr: float | None = Field(default=None, ge=0, le=200)
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is a limit."""
+        return self.max_drop is not None or self.min_sqnr is not None
 
 
 class Recipe(_Part):

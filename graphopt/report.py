@@ -20,6 +20,12 @@ SCHEMA = 1
 KINDS = (
     "onnx-fp32",
     "onnx-int8",
+    "onnx-fp16",
+    "onnx-int8+fp16",
+    "onnx-w4",
+    "onnx-w8",
+    "onnx-w4+fp16",
+    "onnx-w8+fp16",
     "calibration-table",
     "calibration-cache",
     "engine",
@@ -62,12 +68,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure at each step of the way: the model as given, optimized fp32, and INT8.
+    """One figure at each step of the way: as given, optimized fp32, and in fewer bits.
 
     Attributes:
         name: a stable key: ``"accuracy"``.
         unit: ``"%"``, ``"ms"``, ``"bytes"``, ``""`` for counts.
-        values: ``"before"``, ``"fp32"``, ``"int8"`` -> figure; a missing key was not measured.
+        values: ``"before"``, ``"fp32"``, then ``"int8"``, ``"fp16"``, ``"int8+fp16"``, ``"w4"`` …
+            -> figure; a missing key was not measured.
         note: what a reader must know to use the figure.
     """
 

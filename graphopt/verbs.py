@@ -49,8 +49,16 @@ def recipe_of(flags: Mapping[str, Any]) -> Recipe:
             },
             "quantize": {
                 "int8": flags["int8"] or None,
+                "fp16": flags["fp16"] or None,
+                "weights": flags["weights"],
+                "block": flags["block"],
                 "calibrator": flags["calibrator"],
+                "table": None if flags["calibration"] is None else str(flags["calibration"]),
                 "exclude": flags["exclude_nodes"] or None,
+                "rounding": flags["rounding"],
+                "bias": flags["bias"],
+                "equalize": flags["equalize"],
+                "smooth": flags["smooth"],
             },
             "data": {
                 "calibration": flags["data"],
@@ -59,9 +67,10 @@ def recipe_of(flags: Mapping[str, Any]) -> Recipe:
                 "samples": flags["samples"],
                 "seed": flags["seed"],
                 "synthetic": flags["synthetic"] or None,
+                "memory": flags["memory"],
             },
             "engine": {"name": flags["engine"], "device": flags["device"], "shapes": shapes},
-            "gate": {"max_drop": flags["max_drop"]},
+            "gate": {"max_drop": flags["max_drop"], "min_sqnr": flags["min_sqnr"]},
         }
     )
 
@@ -93,18 +102,22 @@ def _show_report(report: Mapping[str, Any], out: Path, ui: Console) -> None:
     from graphopt.report import Metric, summary_rows
 
     metrics = [Metric(m["name"], m["unit"], m["values"], m["note"]) for m in report["metrics"]]
-    columns = ["before", "fp32"] + (["int8"] if any("int8" in m.values for m in metrics) else [])
+    columns = list(dict.fromkeys(["before", "fp32", *(n for m in metrics for n in m.values)]))
     ui.table("", ["", *columns, "change"], summary_rows(metrics, columns))
     for note in dict.fromkeys(f"{m.name}: {m.note}" for m in metrics if m.note):
         ui.result(f"  {note}")
     if report["synthetic"]:
         ui.result("  SYNTHETIC calibration data: accuracy means nothing, do not ship this")
     for gate in report["gates"]:
-        ui.result(
-            f"  gate {gate['name']}: {gate['status']} "
-            f"({gate['metric']} fell {gate['value']:.2f} points, limit {gate['limit']:g})"
-        )
+        ui.result(f"  gate {gate['name']}: {gate['status']} ({_gate(gate)})")
     ui.result(f"wrote {out}/: {', '.join(a['path'] for a in report['artifacts'])}, report.json")
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    if gate["unit"] == "dB":
+        value = "no error" if gate["value"] is None else f"{gate['value']:.2f} dB"
+        return f"{gate['metric']} {value}, at least {gate['limit']:g}"
+    return f"{gate['metric']} fell {gate['value']:.2f} points, limit {gate['limit']:g}"
 
 
 def _show_preview(report: Any, done: Any, ui: Console) -> None:

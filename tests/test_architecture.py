@@ -28,7 +28,7 @@ HOMES = {
 # Each may import from its own layer and those before it.
 # docs/architecture.md draws the same.
 LAYERS: list[set[str]] = [
-    {"errors", "registry", "files", "toml", "wording", "machine", "console"},
+    {"errors", "registry", "files", "toml", "wording", "machine", "console", "cli_options"},
     {"graph", "intake", "reader", "writer", "model", "runtime", "coverage", "cost"},
     {"profiles", "calibrators", "statistics"},
     {"channels", "data", "dialects", "engines", "fidelity", "lint", "passes", "recovery",
@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
     {"recipe"},
     {"report", "output", "stages", "pruning", "weights", "prune_options", "optimize", "quantize",
      "measure", "prepare", "outcome", "opening", "inspection", "sensitivity", "quantization",
-     "honesty"},
+     "quantize_options", "int8", "bits", "honesty"},
     {"pipeline"},
     {"verbs", "verbs_analyze", "verbs_calibrate"},
     {"cli", "__main__"},
@@ -176,7 +176,7 @@ def test_every_module_imports_and_every_public_name_is_documented() -> None:
 
 
 def test_walking_the_package_ends() -> None:
-    assert len(list(pkgutil.walk_packages(graphopt.__path__, "graphopt."))) < 200
+    assert len(list(pkgutil.walk_packages(graphopt.__path__, "graphopt."))) < 1000
 
 
 def test_every_public_name_is_there() -> None:

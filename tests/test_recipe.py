@@ -43,7 +43,7 @@ def test_reads_toml_and_writes_back_the_same(tmp_path: Path) -> None:
 
 def test_every_default_is_written_out() -> None:
     text = Recipe().to_toml()
-    for key in ("keep", "calibrator", "samples", "seed", "device"):
+    for key in ("keep", "exclude", "samples", "seed", "device"):
         assert f"{key} = " in text
 
 

@@ -1,0 +1,270 @@
+"""The options that verbs share, and how a long list of them is shown."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A path, or a SPEC that holds one: text that ONNX Runtime, JSON and TOML can carry."""
+
+    name = "text"
+
+    def __init__(self, kind: Callable[[str], Any] = str) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse bytes that are no UTF-8, and NUL."""
+        text = os.fspath(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!r} is not UTF-8: rename it, or go through a link", param, ctx)
+        if "\0" in text:
+            self.fail(f"{text!r} holds a NUL character", param, ctx)
+        return self.kind(text)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse NaN and infinities too."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+FILE, TEXT = Name(Path), Name()
+COUNT, NATURAL = click.IntRange(min=1), click.IntRange(min=0)
+POINTS, TIME = Number(min=0, max=100), Number(min=0)
+DECIBELS = Number(min=0, max=200)
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Stack option decorators so that they read in order."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+def section(title: str, *decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Stack option decorators under a title of their own in the help."""
+
+    def apply(command: Command) -> Command:
+        before = len(getattr(command, "__click_params__", []))
+        command = options(*decorators)(command)
+        for param in command.__click_params__[before:]:  # type: ignore[attr-defined]
+            param.section = title
+        return command
+
+    return apply
+
+
+class Sectioned(click.Command):
+    """Shows options under the titles :func:`section` gave them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a list of options for each title."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                rows.setdefault(getattr(param, "section", "Help"), []).append(record)
+        rows["Help"] = rows.pop("Help", [])
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+OUTPUT = options(
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    click.option("-v", "--verbose", is_flag=True, help="Say every change and refusal."),
+    click.option("-q", "--quiet", is_flag=True, help="Warnings and results only."),
+)
+DATA = options(
+    click.option(
+        "--data", type=TEXT, metavar="SPEC", help="Image folder, .npz/.npy, or file.py:function."
+    ),
+    click.option(
+        "--preprocess",
+        type=TEXT,
+        metavar="NAME|FILE",
+        help="cifar, imagenet or a TOML file; for images.",
+    ),
+    click.option("--samples", type=COUNT, metavar="N", help="Samples at most.  [512]"),
+    click.option("--seed", type=NATURAL, metavar="N", help="Chooses which samples.  [0]"),
+)
+SHAPES = options(
+    click.option("--min-shapes", multiple=True, metavar="IN:1x3x…", help="Least input shape."),
+    click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Shape to tune for."),
+    click.option("--max-shapes", multiple=True, metavar="IN:32x3x…", help="Greatest input shape."),
+)
+SHARE = Number(min=0, max=1, min_open=True, max_open=True)
+COMPRESS = options(
+    section(
+        "What to do",
+        click.option("--int8", is_flag=True, help="Quantize to INT8; needs --data."),
+        click.option("--prune", type=SHARE, metavar="RATIO", help="Share of channels to remove."),
+        click.option("--fp16", is_flag=True, help="FP16 for all that stays floating point."),
+        click.option(
+            "--weights", type=click.Choice(["int4", "int8"]), help="Quantize weights alone."
+        ),
+        click.option(
+            "--sparsity", metavar="2:4|X", help="Zeros in weights: 2:4 for Ampere on, or a share."
+        ),
+        click.option(
+            "--low-rank",
+            type=SHARE,
+            metavar="X",
+            help="Factorize layers until this share of MACs is left.",
+        ),
+        click.option("--recipe", type=FILE, metavar="FILE.toml", help="Options from a file."),
+    ),
+    section(
+        "Data",
+        DATA,
+        click.option(
+            "--eval",
+            "eval_spec",
+            type=TEXT,
+            metavar="SPEC",
+            help="Samples to measure fidelity on.",
+        ),
+        click.option("--synthetic", is_flag=True, help="Calibrate on random data: latency only."),
+    ),
+    section(
+        "Target",
+        click.option("--engine", metavar="NAME", help="auto, tensorrt, tensorrt-rtx, onnxruntime."),
+        click.option(
+            "--device", metavar="NAME|FILE", help="The target; see graphopt devices.  [host]"
+        ),
+        SHAPES,
+    ),
+    section(
+        "Limits",
+        click.option(
+            "--max-drop",
+            type=POINTS,
+            metavar="X",
+            help="Points of accuracy that may be lost: INT8 leaves the fewest layers out that "
+            "meet it, else the build fails.",
+        ),
+        click.option(
+            "--min-sqnr", type=DECIBELS, metavar="DB", help="The same, for the SQNR of outputs."
+        ),
+    ),
+    section(
+        "How to quantize",
+        click.option(
+            "--calibrator",
+            type=TEXT,
+            metavar="NAME",
+            help="entropy, minmax, percentile:99.9, mse or auto.  [entropy]",
+        ),
+        click.option(
+            "--calibration",
+            type=FILE,
+            metavar="FILE",
+            help="Ranges of graphopt calibrate, TensorRT or ONNX Runtime, in place of a pass.",
+        ),
+        click.option(
+            "--exclude-nodes",
+            multiple=True,
+            metavar="PATTERN",
+            help="Node names or op types to leave in floating point; repeatable.",
+        ),
+        click.option(
+            "--rounding",
+            type=click.Choice(["second-order", "nearest"]),
+            help="Of INT8 weights.  [second-order with data]",
+        ),
+        click.option(
+            "--bias-correction/--no-bias-correction",
+            "bias",
+            default=None,
+            help="Mean errors of INT8 layers go into their biases.",
+        ),
+        click.option(
+            "--equalize/--no-equalize",
+            default=None,
+            help="Even out the ranges of channels from layer to layer.",
+        ),
+        click.option(
+            "--smooth",
+            type=click.FloatRange(0, 1),
+            metavar="ALPHA",
+            help="Move outliers of activations into weights (SmoothQuant); 0 is off.",
+        ),
+        click.option("--block", type=COUNT, metavar="N", help="Weights that share a scale.  [128]"),
+        click.option(
+            "--memory", metavar="SIZE", help="What calibration may hold, like 2GB.  [a quarter]"
+        ),
+    ),
+    section(
+        "How to prune",
+        click.option(
+            "--prune-to",
+            type=TEXT,
+            metavar="COST=X",
+            help="What shall remain: macs=0.5, params=0.6, latency=0.7.",
+        ),
+        click.option(
+            "--importance",
+            metavar="NAME",
+            help="obs, activation, lasso, l2 …; a wrong name lists them.  [obs with data, else l2]",
+        ),
+        click.option(
+            "--allocation",
+            metavar="NAME",
+            help="global or uniform.  [global with obs, else uniform]",
+        ),
+        click.option(
+            "--align",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Pruned widths divide by N.  [device's]",
+        ),
+        click.option("--floor", type=COUNT, metavar="N", help="Least width left.  [an eighth]"),
+        click.option(
+            "--keep", multiple=True, metavar="PATTERN", help="Never prune these; repeatable."
+        ),
+        click.option("--prune-heads", is_flag=True, help="Whole heads, not parts of each."),
+        click.option(
+            "--prune-steps", type=COUNT, metavar="K", help="Remove and recover K times.  [2]"
+        ),
+        click.option("--plan", type=FILE, metavar="FILE.json", help="Replay a prune-plan.json."),
+        click.option(
+            "--recover-with",
+            metavar="NAME",
+            help="least-squares, affine or none.  [least-squares with data]",
+        ),
+        click.option(
+            "--recover-from",
+            type=FILE,
+            metavar="ONNX",
+            help="MODEL was pruned elsewhere, from this: recover it.",
+        ),
+        click.option("--sparsity-by", metavar="NAME", help="obs or magnitude.  [obs with data]"),
+    ),
+    section(
+        "Output",
+        click.option("-o", "--output", type=FILE, metavar="DIR", help="Folder for the results."),
+        click.option("--force", is_flag=True, help="Write into a folder that exists."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
+        OUTPUT,
+    ),
+)

@@ -1,0 +1,148 @@
+"""The options of quantization: contradictions refused, what is open decided and said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from graphopt.calibrators import CALIBRATORS
+from graphopt.console import Console
+from graphopt.data import Dataset
+from graphopt.errors import DataError, UnsupportedModelError, UsageError
+from graphopt.profiles import DeviceProfile
+from graphopt.recipe import Quantize, Recipe
+from graphopt.report import Report
+
+DEFAULT_CALIBRATOR = "entropy"
+BLOCK_OPSET = 21  # the first with int4 and with a block size of DequantizeLinear
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def label(quantize: Quantize) -> str:
+    """Return what the result is called in files and tables: ``int8``, ``int8+fp16``, ``w4``."""
+    parts = []
+    if quantize.int8:
+        parts.append("int8")
+    elif quantize.weights is not None:
+        parts.append("w4" if quantize.weights == "int4" else "w8")
+    if quantize.fp16:
+        parts.append("fp16")
+    return "+".join(parts) or "fp32"
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``2GB``, ``512 MiB`` or ``1000000`` stand for.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not float(found[1]):
+        raise UsageError(f"'{text}' is no size of memory: write it like 2GB or 512MB")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
+
+
+def memory_of(recipe: Recipe) -> int | None:
+    """Return the bytes calibration may hold; None leaves it to the calibration.
+
+    Raises:
+        UsageError: ``--memory`` is no size.
+    """
+    return None if recipe.data.memory is None else parse_size(recipe.data.memory)
+
+
+def check_quantization(recipe: Recipe) -> None:
+    """Refuse unknown names and contradictions before anything is read.
+
+    Raises:
+        UsageError: one line with what is known.
+        DataError: samples are needed and none are named.
+    """
+    wanted = recipe.quantize
+    if wanted.calibrator is not None:
+        CALIBRATORS.canonical(wanted.calibrator)
+    memory_of(recipe)
+    if wanted.int8 and wanted.weights is not None:
+        raise UsageError(
+            f"--int8 quantizes weights and activations, --weights {wanted.weights} weights alone: "
+            "choose one"
+        )
+    if not wanted.int8:
+        _refuse_needless(wanted)
+    if wanted.block is not None and wanted.weights is None:
+        raise UsageError("--block says how many weights share a scale: give --weights int4")
+    if recipe.gate.min_sqnr is not None and recipe.gate.max_drop is not None:
+        raise UsageError("--max-drop and --min-sqnr are two limits of one search: choose one")
+    limits = {"--max-drop": recipe.gate.max_drop, "--min-sqnr": recipe.gate.min_sqnr}
+    for flag, value in limits.items():
+        if value is None:
+            continue
+        if recipe.data.synthetic:
+            raise UsageError(f"{flag} means nothing on made-up data: leave --synthetic out")
+        if not (recipe.data.evaluation or recipe.data.calibration):
+            raise UsageError(f"{flag} needs samples to measure on: give --eval or --data")
+    if wanted.rounding == "second-order" and not recipe.data.calibration:
+        raise DataError("--rounding second-order looks at activations: give --data")
+
+
+def _refuse_needless(wanted: Quantize) -> None:
+    """Refuse options that say how to do what is not asked for."""
+    given: dict[str, object] = {
+        "--calibrator": wanted.calibrator,
+        "--calibration": wanted.table,
+        "--bias-correction": wanted.bias,
+        "--equalize": wanted.equalize,
+        "--smooth": wanted.smooth,
+    }
+    if wanted.weights is None:
+        given["--rounding"] = wanted.rounding
+    if wanted.weights is None and not wanted.fp16:
+        given["--exclude-nodes"] = wanted.exclude or None
+    named = [flag for flag, value in given.items() if value is not None]
+    if named:
+        raise UsageError(f"{named[0]} is about INT8, which is not asked for: give --int8")
+
+
+def check_device(recipe: Recipe, device: DeviceProfile) -> None:
+    """Refuse what the device cannot run.
+
+    Raises:
+        UnsupportedModelError: one line that says why, and what to do.
+    """
+    wanted = recipe.quantize
+    if wanted.weights and device.max_opset is not None and device.max_opset < BLOCK_OPSET:
+        raise UnsupportedModelError(
+            f"--weights {wanted.weights} needs opset {BLOCK_OPSET}, and TensorRT for {device.name} "
+            f"parses up to {device.max_opset}: use --int8"
+        )
+    if wanted.fp16 and device.sm is not None and "fp16" not in device.precisions:
+        raise UnsupportedModelError(
+            f"{device.name} has no FP16: its precisions are {', '.join(device.precisions)}"
+        )
+
+
+def decide_quantization(
+    recipe: Recipe, calibration: Dataset | None, report: Report, ui: Console
+) -> Mapping[str, object]:
+    """Return the ``quantize`` part with what was open decided, each with its reason."""
+    wanted = recipe.quantize
+    decided: dict[str, object] = {}
+    if not wanted.int8 and wanted.weights is None:
+        return decided
+    real = calibration is not None and not calibration.synthetic
+
+    def decide(name: str, value: object, reason: str) -> None:
+        decided[name] = value
+        report.decide(name, str(value), reason)
+        ui.info(f"{name} {value}: {reason}")
+
+    if wanted.rounding is None:
+        decide(
+            "rounding",
+            "second-order" if real else "nearest",
+            "there is data to weigh errors with" if real else "there is no data to weigh errors",
+        )
+    if wanted.int8 and wanted.table is None:
+        decided["calibrator"] = CALIBRATORS.canonical(wanted.calibrator or DEFAULT_CALIBRATOR)
+    return decided
