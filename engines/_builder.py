@@ -20,6 +20,7 @@ from graphopt.engines import Artifact, BuildOptions, Session
 from graphopt.engines._messages import advice, log_errors, parser_message
 from graphopt.engines._worker import Job, ParserError, Result
 from graphopt.engines.header import identify
+from graphopt.engines.network import ParsedNetwork, parsed_network
 from graphopt.engines.shapes import resolve_shapes, to_json
 from graphopt.errors import (
     EnvironmentProblem,
@@ -98,6 +99,21 @@ class Builder(ABC):
             return lines or ["the parser stopped without saying why"]
         raise self._failure(result, log, "parse")
 
+    def network(self, model: Model, options: BuildOptions, /) -> ParsedNetwork:
+        """Parse the model, without building; return the network that came of it.
+
+        Raises:
+            MissingDependencyError: the runtime is not installed.
+            EnvironmentProblem: its libraries cannot be loaded.
+            UnsupportedModelError: it refuses the model.
+        """
+        self._require()
+        result, log = self._run(model, options, engine=None, shapes={}, walk=True)
+        if result["outcome"] != "ok":
+            raise self._failure(result, log, "parse", model)
+        raw = result["facts"]["network"]
+        return parsed_network(raw, runtime=self.name, version=result["version"])
+
     def build(self, model: Model, out: Path, options: BuildOptions, /) -> Artifact:
         """Build the engine into ``out``.
 
@@ -166,6 +182,7 @@ class Builder(ABC):
         *,
         engine: Path | None,
         shapes: Mapping[str, Any],
+        walk: bool = False,
     ) -> tuple[Result, str]:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
             folder = Path(scratch)
@@ -181,6 +198,7 @@ class Builder(ABC):
                 "half": _is_half(model),
                 "workspace_bytes": options.workspace_bytes,
                 "timing_cache": None if cache is None else str(Path(cache).absolute()),
+                "walk": walk,
             }
             return run_job(job, folder, self.title, options.time_limit_s)
 

@@ -17,10 +17,15 @@ RTX = "tensorrt-rtx"
 _ADDR_NO_RANDOMIZE = 0x0040000  # <linux/personality.h>
 
 
-class Job(TypedDict):
+class _Optional(TypedDict, total=False):
+    walk: bool
+
+
+class Job(_Optional):
     """What to do. Paths are absolute.
 
-    ``engine`` is None to parse only; ``shapes`` holds ``{"min", "opt", "max"}`` by input name;
+    ``engine`` is None to parse only; with ``walk`` the facts hold the parsed ``network`` too;
+    ``shapes`` holds ``{"min", "opt", "max"}`` by input name;
     ``targets`` are compute capabilities (TensorRT-RTX), None for its portable default.
     """
 
@@ -124,6 +129,10 @@ def _work(job: Job) -> Result:
         "typing": "strong" if typing.strong else "weak",
         "builder_flags": [name for name in ("int8", "fp16") if getattr(typing, name)],
     }
+    if job.get("walk"):
+        from graphopt.engines._walk import walk
+
+        facts["network"] = walk(trt, network)
     if job["engine"] is not None:
         # The parser holds the weights the network points to: it must outlive the build.
         _build(job, trt, (builder, network, parser), typing)

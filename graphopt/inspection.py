@@ -17,6 +17,7 @@ from graphopt.engines.sidecar import check_sidecar, read_sidecar, sidecar_path
 from graphopt.errors import GraphoptError, UnsupportedModelError
 from graphopt.files import dump_json, sha256
 from graphopt.graph import QUANTIZE_OPS, is_op, is_standard, walk
+from graphopt.linting import lint_model
 from graphopt.model import Model
 from graphopt.optimize import optimize
 from graphopt.passes.insert_qdq import InsertQDQ
@@ -84,10 +85,15 @@ def inspect_model(
     ]
     value["quantizable"], value["left_in_fp32"] = _quantizable(folded, value["quantized"])
     value["tensorrt_refuses"] = _refused(folded, BuildOptions(device, ranges))
+    found = lint_model(model, BuildOptions(device, ranges)) if value["quantized"] else None
+    value["lint"] = None if found is None else found.to_json()
     if ui.json:
         ui.raw(dump_json(value))
-    else:
-        _print(value, ui)
+        return
+    _print(value, ui)
+    if found is not None:
+        for line in found.lines(verbose=ui.verbosity > 0):
+            ui.result(line)
 
 
 def _facts(path: Path, model: Model) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from graphopt.console import Console
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.errors import GateError
 from graphopt.files import sha256, write_text
+from graphopt.linting import lint_model, say_lint
 from graphopt.model import Model
 from graphopt.optimize import Optimized, optimize
 from graphopt.outcome import Outcome
@@ -24,7 +25,7 @@ from graphopt.report import Report, versions
 from graphopt.runtime import open_session
 
 FP32, TABLE, CACHE = "model.onnx", "calibration.json", "calibration.cache"
-ENGINE_STEM = "model"
+ENGINE_STEM, TENSORRT = "model", "tensorrt"
 
 
 def file_of(precision: str) -> str:
@@ -61,6 +62,11 @@ def build(request: Request, ui: Console | None = None) -> Report:
             files.save_bits(plan.precision, bits)
             onnx[plan.precision] = folder / file_of(plan.precision)
         files.save_text("recipe", "recipe.toml", request.recipe.to_toml())
+        if bits is not None and plan.engine.dialect == TENSORRT:
+            with report.stage("lint"):
+                found = lint_model(bits.model, plan.options)
+            report.lint = found.to_json()
+            say_lint(found, ui)
         engine = None
         if request.build_engine:
             engine = _build_engine(plan, done.model, bits, folder, report, ui)

@@ -93,6 +93,7 @@ class Report:
     decisions: list[dict[str, str]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
+    lint: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     gates: list[dict[str, Any]] = field(default_factory=list)
@@ -143,6 +144,7 @@ class Report:
                 {"name": m.name, "unit": m.unit, "values": dict(m.values), "note": m.note}
                 for m in self.metrics
             ],
+            "lint": self.lint,
             "fidelity": self.fidelity,
             "latency": self.latency,
             "gates": self.gates,

@@ -1,0 +1,39 @@
+"""What TensorRT will make of a quantized model, told to the user."""
+
+from __future__ import annotations
+
+from graphopt.console import Console
+from graphopt.engines import BuildOptions
+from graphopt.engines.network import read_network, reader
+from graphopt.errors import GraphoptError
+from graphopt.lint.finding import NOTE
+from graphopt.lint.run import Lint, lint
+from graphopt.model import Model
+
+
+def lint_model(model: Model, options: BuildOptions) -> Lint:
+    """Account for each Q and DQ, over TensorRT's own parsed network where its parser is here.
+
+    Args:
+        model: the model as it ships.
+        options: device and shapes it is for.
+    """
+    network = None
+    if reader() is not None:
+        try:
+            network = read_network(model, options)
+        except GraphoptError:
+            network = None  # what its parser refuses is told where it is asked to build
+    return lint(model, device=options.device, network=network)
+
+
+def say_lint(found: Lint, ui: Console) -> None:
+    """Say the counts, then what should be changed; notes and each Q and DQ with ``-v``."""
+    ui.info(f"lint: {found.summary()}")
+    for finding in found.findings:
+        if finding.severity == NOTE:
+            ui.detail(finding.line())
+        else:
+            ui.warn(finding.line().partition(": ")[2])
+    for account in found.accounts:
+        ui.detail(account.line())
