@@ -146,7 +146,7 @@ def _head(node: Node, exclude: frozenset[str], rules: HeadRules) -> Head | str:
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
     values = constant(weight)
     if values is None:
-        return "its weight is not a constant"
+        return _without_weight(node)
     if constant(data) is not None:
         return "its data is a constant"
     if values.dtype != np.float32 or (data.dtype is not None and not is_float(data)):
@@ -163,6 +163,14 @@ def _head(node: Node, exclude: frozenset[str], rules: HeadRules) -> Head | str:
             f"weight '{weight.name}' of '{label(node)}' holds NaN or infinity: export it again"
         )
     return Head(node, data, weight, _output_axis(node), bias)
+
+
+def _without_weight(node: Node) -> str:
+    if node.op != "MatMul":
+        return "its weight is not a constant"
+    if constant(node.inputs[0]) is not None:
+        return "its weight is the first factor, and integer kernels take scales of the second"
+    return "both factors are activations: there is no weight to quantize"
 
 
 def _conv(node: Node, weight: Array, rules: HeadRules) -> str | None:
@@ -191,7 +199,10 @@ def thin_conv(node: Node, weight: Array, least: int) -> str | None:
 
 def _matmul(node: Node, weight: Array, rules: HeadRules) -> str | None:
     if weight.ndim != 2:
-        return f"its weight has rank {weight.ndim}, and only matrices are quantized"
+        return (
+            f"its weight has rank {weight.ndim}: scales for each column are written for one "
+            "matrix, not for a stack"
+        )
     if min(weight.shape) < rules.narrow:
         return (
             f"a {weight.shape[0]} x {weight.shape[1]} weight is too narrow for an int8 kernel "

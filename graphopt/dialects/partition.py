@@ -2,7 +2,8 @@
 
 A partition is a head and the pointwise nodes that follow it; TensorRT runs it as one kernel, so
 no Q/DQ goes on an edge inside. The residual rule is the one NVIDIA's own tools follow: a Conv
-absorbs the Add behind it if the *other* input of the Add is quantized.
+absorbs the Add behind it if the *other* input of the Add is quantized. Only a convolution has that
+fusion: the residual stream of a transformer, which a MatMul adds to, is left as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from graphopt.graph import (
     Node,
     Tensor,
     constant,
+    consumers,
     is_float,
     is_graph_output,
     is_op,
@@ -25,19 +27,21 @@ from graphopt.graph import (
 )
 
 ADDS = ("Add", "Sum")
+# The heads whose kernels add a second tensor to their sums.
+SUMMING = ("Conv", "ConvTranspose")
 # fmt: off
 POINTWISE = frozenset({
-    "Abs", "Add", "BatchNormalization", "Celu", "Clip", "Div", "Elu", "Erf", "Exp",
-    "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mish", "Mul", "Neg",
+    "Abs", "Add", "BatchNormalization", "Celu", "Clip", "Div", "Dropout", "Elu", "Erf", "Exp",
+    "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mish", "Mul", "Neg",
     "PRelu", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt",
-    "Sub", "Sum", "Tanh", "ThresholdedRelu",
+    "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu",
 })
 # fmt: on
 # Ops that move values without changing them: Q/DQ may stand before or after them alike.
 # fmt: off
 COPIES = frozenset({
-    "DepthToSpace", "Expand", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "DepthToSpace", "Dropout", "Expand", "Flatten", "Identity", "MaxPool", "Pad", "Reshape",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })
 # fmt: on
 
@@ -51,7 +55,16 @@ def is_copy(node: Node) -> bool:
             fill = constant(node.inputs[2])
             return fill is not None and not fill.any()
         return not float(node.attrs.get("value", 0.0))
-    return True
+    return node.op != "Dropout" or _is_inert(node)
+
+
+def _is_inert(dropout: Node) -> bool:
+    """Whether a Dropout passes its data on: nobody trains with it, nobody reads its mask."""
+    if len(dropout.inputs) > 2 and dropout.inputs[2].name:
+        training = constant(dropout.inputs[2])
+        if training is None or training.any():
+            return False
+    return not any(uses(mask) for mask in dropout.outputs[1:])
 
 
 def copy_root(tensor: Tensor, exclude: frozenset[str]) -> Tensor:
@@ -95,6 +108,7 @@ class Partitions:
         self._graph = graph
         self._exclude = exclude
         self._order = topological(graph)
+        self._summed: set[int] = set()
         self._owner: dict[int, Head] = {id(head.node): head for head in heads}
         for node in graph.nodes:
             if id(node) not in self._owner and is_standard(node) and label(node) not in exclude:
@@ -110,7 +124,7 @@ class Partitions:
         return self.owner(copy_root(tensor, self._exclude))
 
     def _grow(self, node: Node) -> None:
-        if node.op not in POINTWISE:
+        if node.op not in POINTWISE or (node.op == "Dropout" and not is_copy(node)):
             return
         inputs = [t for t in node.inputs if is_dynamic(t)]
         if not inputs:
@@ -123,26 +137,51 @@ class Partitions:
             self._join(node)
 
     def _join(self, node: Node) -> None:
-        backbones = [self.backbone(t) for t in node.inputs]
-        if backbones == [None, None] or backbones[0] is backbones[1]:
-            return
         if any(producer(t) is None for t in node.inputs) or _broadcasts(node):
+            return
+        backbones = [self.backbone(t) for t in node.inputs]
+        sums = [head is not None and head.node.op in SUMMING for head in backbones]
+        if not any(sums) or backbones[0] is backbones[1]:
             return
         able = [i for i, t in enumerate(node.inputs) if self._fusible(t)]
         if not able:
-            self.standing.append(node)
+            if all(sums) or None in backbones:
+                self.standing.append(node)
             return
         inner = able[0] if len(able) == 1 else self._farther(node)
         head = self.owner(node.inputs[inner])
         assert head is not None
         self._owner[id(node)] = head
+        self._summed.add(id(head))
         self.residuals.append(Residual(node, head, 1 - inner))
 
     def _fusible(self, tensor: Tensor) -> bool:
-        return (
-            self.owner(tensor) is not None
-            and uses(tensor) == 1
-            and not is_graph_output(self._graph, tensor)
+        """Whether a convolution writes the tensor, and nothing of its partition is read elsewhere.
+
+        A value that somebody else reads has to be written to memory, and the kernel ends there. It
+        adds one tensor to its sums, no second one.
+        """
+        head = self.owner(tensor)
+        if head is None or head.node.op not in SUMMING or id(head) in self._summed:
+            return False
+        inside: dict[int, Node] = {}
+        todo = [producer(tensor)]
+        while todo:
+            node = todo.pop()
+            if node is None or id(node) in inside or self._owner.get(id(node)) is not head:
+                continue
+            inside[id(node)] = node
+            if node is not head.node:
+                todo += [producer(t) for t in node.inputs]
+        return all(
+            not is_graph_output(self._graph, output)
+            and (
+                uses(output) == 1
+                if output is tensor
+                else all(id(reader) in inside for reader in consumers(output))
+            )
+            for node in inside.values()
+            for output in node.outputs
         )
 
     def _farther(self, node: Node) -> int:

@@ -66,7 +66,12 @@ def symmetric_scale(amax: float, levels: int = 127) -> np.float32:
     """Return the scale of int8 values -levels..levels, > 0 and finite in float32.
 
     A tensor that was always zero (``amax`` 0) gets the scale of ±1.
+
+    Raises:
+        ValueError: ``amax`` is NaN, infinite or negative.
     """
+    if not 0 <= amax < np.inf:
+        raise ValueError(f"no scale can be made of a range of ±{amax}")
     return _bounded((amax or 1.0) / levels)
 
 

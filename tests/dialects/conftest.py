@@ -184,3 +184,24 @@ def quantizer() -> Callable[..., Quantized]:
 def table_of() -> Callable[..., CalibrationTable]:
     """:func:`minmax_table`."""
     return minmax_table
+
+
+@pytest.fixture
+def rtx_build(tmp_path) -> Callable[[Model, Feeds], None]:
+    """Build an engine with TensorRT-RTX, for the shapes of the feeds; skip without it."""
+    pytest.importorskip("tensorrt_rtx")
+    from graphopt.engines import BuildOptions, ShapeRange
+    from graphopt.engines.tensorrt_rtx import TensorRTRTX
+    from graphopt.profiles import DeviceProfile
+
+    def build(model: Model, feeds: Feeds) -> None:
+        shapes = {
+            name: ShapeRange(*[feeds[name].shape] * 3)
+            for name, (_, shape) in model.inputs().items()
+            if not all(isinstance(size, int) for size in shape)
+        }
+        host = DeviceProfile(name="host", title="a machine without a GPU")
+        artifact = TensorRTRTX().build(model, tmp_path / "m.engine", BuildOptions(host, shapes))
+        assert artifact.facts["precision"] == "int8"
+
+    return build

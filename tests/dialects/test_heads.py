@@ -69,10 +69,11 @@ def test_a_matmul_of_many_rows_at_batch_one_is_no_gemv(net):
 @pytest.mark.parametrize(
     ("body", "weights", "reason"),
     [
-        ("w = Exp(x) \n y = MatMul(x, w)", {}, "weight is not a constant"),
+        ("w = Exp(x) \n y = MatMul(x, w)", {}, "both factors are activations"),
+        ("w = Exp(x) \n y = Gemm(x, w)", {}, "weight is not a constant"),
         ("b = ReduceSum<keepdims=0>(x) \n y = Gemm(x, w, b)", {"w": (64, 64)}, "bias is not a"),
-        ("y = MatMul(w, x)", {"w": (64, 64)}, "weight is not a constant"),
-        ("y = MatMul(x, w)", {"w": (2, 64, 64)}, "weight has rank 3"),
+        ("y = MatMul(w, x)", {"w": (64, 64)}, "weight is the first factor"),
+        ("y = MatMul(x, w)", {"w": (2, 64, 64)}, "weight has rank 3: scales for each column"),
     ],
 )
 def test_reasons(net, body, weights, reason):

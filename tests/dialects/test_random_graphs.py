@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.dialects.partition import is_copy
+
 SHAPE = "float[N,16,8,8]"
 # {a} and {b} are earlier tensors; each line leaves a [N, 16, 8, 8] tensor called {o}.
 STEPS = [
@@ -27,6 +29,16 @@ STEPS = [
     "{o}c = Concat<axis=1>({a}, {b}) \n {o} = Conv({o}c, wc)",
     "{o}p, {o}q = Split<axis=1>({a}, halves) \n {o} = Concat<axis=1>({o}q, {o}p)",
     "{o} = Transpose<perm=[0,1,3,2]>({a})",
+    '{o}r = Resize<mode="nearest">({a}, , twice) \n'
+    " {o} = MaxPool<kernel_shape=[2,2], strides=[2,2]>({o}r)",
+    "{o}i = Identity({a}) \n {o}d = Dropout({o}i) \n {o} = Add({b}, {o}d)",
+    "{o}u = DepthToSpace<blocksize=2>({a}) \n {o}v = Conv<strides=[2,2]>({o}u, wu) \n"
+    " {o} = Relu({o}v)",
+    # A transformer's MLP over channels, added to the stream.
+    "{o}t = Transpose<perm=[0,2,3,1]>({a}) \n {o}n = LayerNormalization({o}t, bias) \n"
+    " {o}m = MatMul({o}n, wm) \n {o}e = Erf({o}m) \n {o}g = Mul({o}m, {o}e) \n"
+    " {o}f = MatMul({o}g, wm) \n {o}r = Add({o}t, {o}f) \n"
+    " {o} = Transpose<perm=[0,3,1,2]>({o}r)",
     "{o}g = GlobalAveragePool({a}) \n {o}h = Conv({o}g, w1) \n {o}s = Sigmoid({o}h) \n"
     " {o} = Mul({a}, {o}s)",
 ]
@@ -37,6 +49,8 @@ WEIGHTS = {
     "wt": (16, 16, 3, 3),
     "wc": (16, 32, 1, 1),
     "bias": (16,),
+    "wm": (16, 16),
+    "wu": (16, 4, 2, 2),
 }
 
 
@@ -63,7 +77,8 @@ def graphs(draw: st.DrawFn) -> str:
     body = "\n".join(made.lines)
     constants = (
         "zero = Constant<value_float=0.0>() \n two = Constant<value_float=2.0>() \n"
-        "halves = Constant<value_ints=[8,8]>()"
+        "halves = Constant<value_ints=[8,8]>() \n"
+        "twice = Constant<value_floats=[1.0,1.0,2.0,2.0]>()"
     )
     return f"net ({SHAPE} x) => ({interface}) {{ {constants} \n {body} }}"
 
@@ -75,5 +90,36 @@ def test_random_graphs(net, quantizer, dialect, text):
     graph = net(text, WEIGHTS)
     made = quantizer(graph.model(), dialect, graph.feeds(2))
     assert min(made.sqnr.values()) > 20, (text, made.sqnr)
-    if dialect == "onnxruntime":
+    if dialect == "tensorrt":
+        _check_placement(made.model.graph)
+    else:
         assert made.ort.get("Conv", 0) + made.ort.get("FusedConv", 0) == 0
+
+
+READERS = {"Conv", "ConvTranspose", "MatMul", "Add", "AveragePool", "GlobalAveragePool", "Resize"}
+
+
+def _check_placement(graph) -> None:
+    """What holds for every model of the tensorrt dialect, whatever was drawn."""
+    pairs = [node for node in graph.nodes if node.op == "QuantizeLinear"]
+    quantized = [node.inputs[0].name for node in pairs]
+    assert len(quantized) == len(set(quantized)), "a tensor is quantized twice"
+    assert all(output.inputs[0].op != "DequantizeLinear" for output in graph.outputs)
+    scales = {}
+    for node in pairs:
+        (dequantize,) = node.outputs[0].outputs
+        assert dequantize.op == "DequantizeLinear"
+        assert dequantize.inputs[1].name == node.inputs[1].name
+        assert {reader.op for reader in dequantize.outputs[0].outputs} <= READERS
+        scales[node.inputs[0].name] = node.inputs[1].values
+    for name, scale in scales.items():
+        tensor = graph.tensors()[name]
+        while tensor.inputs and is_copy(tensor.inputs[0]):
+            tensor = tensor.inputs[0].inputs[0]
+            if tensor.name in scales:
+                assert scales[tensor.name] == scale, "two scales on two sides of a copy"
+    for add in (node for node in graph.nodes if node.op == "Add"):
+        behind = [t.inputs[0].op for t in add.inputs if t.inputs]
+        if behind.count("DequantizeLinear") == 1:
+            other = next(op for op in behind if op != "DequantizeLinear")
+            assert other not in ("MatMul", "Transpose"), "a stream is quantized"

@@ -87,3 +87,20 @@ def test_a_missing_range_is_named_once():
     require_ranges(table, ["a"])
     with pytest.raises(UsageError, match="tensor 'b' and 1 more: it belongs to another model"):
         require_ranges(table, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("amax", [np.nan, np.inf, -1.0])
+def test_no_scale_is_made_of_what_is_no_range(amax):
+    with pytest.raises(ValueError, match="no scale"):
+        symmetric_scale(amax)
+    with pytest.raises(ValueError, match="range"):
+        TensorRange(amax, -1.0, 1.0)
+
+
+def test_channels_that_are_always_zero_get_a_scale_that_divides():
+    weight = np.zeros((4, 3), np.float32)
+    weight[2] = [1e-44, 0.0, 0.0]  # denormal: the scale of its own would be 0 in float32
+    scales = channel_scales(weight, 0)
+    assert (scales > 0).all()
+    assert np.isfinite(scales).all()
+    assert not quantize_weight(weight, scales, 0).any()
