@@ -15,6 +15,8 @@ PASSES = Registry(
         "low-rank": "graphopt.passes.low_rank:LowRank",
         "sparsify": "graphopt.passes.sparsify:Sparsify",
         "insert-qdq": "graphopt.passes.insert_qdq:InsertQDQ",
+        "to-fp16": "graphopt.passes.to_fp16:ToFp16",
+        "weight-only": "graphopt.passes.weight_only:WeightOnly",
     },
 )
 
