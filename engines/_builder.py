@@ -30,7 +30,7 @@ from graphopt.errors import (
     UsageError,
 )
 from graphopt.files import atomic_path
-from graphopt.graph import QUANTIZE_OPS, is_op
+from graphopt.graph import QUANTIZE_OPS, is_constant, is_op
 from graphopt.wording import one_line
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Builder(ABC):
         """
         self._require()
         shapes = to_json(resolve_shapes(model, options.shapes))
-        precision = "int8" if _is_quantized(model) else options.precision
+        precision = "int8" if _quantizes_activations(model) else options.precision
         reason = self.cannot_build(options.device, precision)
         if reason:
             raise EnvironmentProblem(reason)
@@ -290,6 +290,13 @@ def _error_line(error: ParserError, model: Model) -> str:
 
 def _is_quantized(model: Model) -> bool:
     return any(is_op(node, *QUANTIZE_OPS) for node in model.graph.nodes)
+
+
+def _quantizes_activations(model: Model) -> bool:
+    return any(
+        is_op(node, "QuantizeLinear") and not is_constant(node.inputs[0])
+        for node in model.graph.nodes
+    )
 
 
 def _is_half(model: Model) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -96,6 +97,8 @@ def stored_bytes(model: Model) -> int:
             continue
         quantized = tensor.outputs and all(is_op(n, "QuantizeLinear") for n in tensor.outputs)
         elements = int(np.prod(tensor.shape, dtype=np.int64))
-        itemsize = 1 if quantized and elements > 1 else np.dtype(tensor.dtype).itemsize
-        total += elements * itemsize
+        itemsize = 1.0 if quantized and elements > 1 else float(np.dtype(tensor.dtype).itemsize)
+        if np.dtype(tensor.dtype).name in ("int4", "uint4"):  # NumPy holds one a byte
+            itemsize = 0.5
+        total += math.ceil(elements * itemsize)
     return total

@@ -62,7 +62,9 @@ def build(request: Request, ui: Console | None = None) -> Report:
             files.save_bits(plan.precision, bits)
             onnx[plan.precision] = folder / file_of(plan.precision)
         files.save_text("recipe", "recipe.toml", request.recipe.to_toml())
-        if bits is not None and plan.engine.dialect == TENSORRT:
+        for_tensorrt = plan.engine.dialect == TENSORRT
+        wanted = request.recipe.quantize
+        if bits is not None and (wanted.int8 or wanted.weights) and for_tensorrt:
             with report.stage("lint"):
                 found = lint_model(bits.model, plan.options)
             report.lint = found.to_json()

@@ -72,8 +72,6 @@ def check_quantization(recipe: Recipe) -> None:
         _refuse_needless(wanted)
     if wanted.block is not None and wanted.weights is None:
         raise UsageError("--block says how many weights share a scale: give --weights int4")
-    if recipe.gate.min_sqnr is not None and recipe.gate.max_drop is not None:
-        raise UsageError("--max-drop and --min-sqnr are two limits of one search: choose one")
     limits = {"--max-drop": recipe.gate.max_drop, "--min-sqnr": recipe.gate.min_sqnr}
     for flag, value in limits.items():
         if value is None:
@@ -143,6 +141,6 @@ def decide_quantization(
             "second-order" if real else "nearest",
             "there is data to weigh errors with" if real else "there is no data to weigh errors",
         )
-    if wanted.int8 and wanted.table is None:
+    if wanted.int8 and (wanted.calibrator or not wanted.table):
         decided["calibrator"] = CALIBRATORS.canonical(wanted.calibrator or DEFAULT_CALIBRATOR)
     return decided
