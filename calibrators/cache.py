@@ -5,7 +5,7 @@
     TRT-8502-EntropyCalibration2
     images: 3c010204
 
-The number is the big-endian IEEE 754 float32 of ``scale = amax / 127``. TensorRT 8 to 10 read it;
+The number is the big-endian IEEE 754 float32 of ``scale = amax / 127``. TensorRT 5 to 10 read it;
 a header that names another version or algorithm makes them calibrate again (and fail, without
 data). ``trtexec --calib`` is always EntropyCalibration2, whatever chose the ranges.
 """
@@ -24,6 +24,8 @@ from graphopt.errors import UsageError
 from graphopt.files import read_text, write_text
 
 LEVELS = 127
+DEFAULT_VERSION = "8.5.2"
+DEFAULT_ALGORITHM = "EntropyCalibration2"
 # The bounds that Q/DQ nodes have too: 1 / scale and products of two scales stay normal float32s.
 MIN_SCALE = 2.0**-60
 MAX_SCALE = 2.0**60
@@ -72,6 +74,15 @@ def parse_version(text: str) -> tuple[int, int, int]:
     version = int(match[1]), int(match[2]), int(match[3] or 0)
     _header(version, "EntropyCalibration2")
     return version
+
+
+def header_of(version: str, algorithm: str) -> CacheHeader:
+    """Return the header of a cache for a version such as ``10.3`` and an algorithm.
+
+    Raises:
+        UsageError: there is no such header.
+    """
+    return _header(parse_version(version), algorithm)
 
 
 def scale_of(amax: float) -> float:
@@ -147,7 +158,7 @@ def _header(version: tuple[int, int, int], algorithm: str) -> CacheHeader:
         shown = ".".join(map(str, version))
         raise UsageError(
             f"no TensorRT reads a calibration cache of version {shown}, {algorithm}: "
-            "take 8.0 to 10.x (11 has no calibration), and an algorithm like EntropyCalibration2"
+            "take 5.0 to 10.x (11 has no calibration), and an algorithm like EntropyCalibration2"
         )
     return header
 

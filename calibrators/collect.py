@@ -1,8 +1,13 @@
 """One streaming pass over the data: a histogram for every tensor asked for.
 
 The session is optimized and runs on all cores; the outputs of one batch are counted on a thread of
-their own while the next batch runs. Memory is two batches of the tensors asked for plus 32 KB a
-tensor, whatever the number of samples.
+their own while the next batch runs. Of large tensors a sample of positions is counted, fixed by
+their shape. Memory is two batches of the tensors asked for plus 32 KB a tensor, whatever the number
+of samples.
+
+Extremes reduced, and positions sampled, by nodes added to the graph were measured too. They cost as
+much: ONNX Runtime undoes its blocked layout for them as it does for outputs, and on small models
+two more nodes a tensor cost more than NumPy.
 """
 
 from __future__ import annotations
@@ -14,11 +19,15 @@ from typing import Any
 
 from graphopt.calibrators.histogram import Accumulator, Histogram, Scratch
 from graphopt.errors import DataError, UsageError
-from graphopt.graph import Array, Graph, is_constant, is_graph_input
+from graphopt.graph import Array, Graph, Tensor, is_constant, is_graph_input, is_op, producer
 from graphopt.model import Feeds, Model
 from graphopt.registry import did_you_mean
 from graphopt.runtime import open_session
 from graphopt.wording import one_line
+
+# Of each sample of a tensor; ranges then move about a tenth as much as when half of the images are
+# left out (docs/decisions/009).
+POSITIONS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +37,15 @@ class Collected:
     Attributes:
         histograms: tensor name -> histogram, in the order asked for.
         samples: how many samples were seen (along axis 0 of the first batched input).
+        positions: how many values of each sample of a tensor were counted, at least; None if all
+            were. Only histograms of the same number may be merged.
+        counted: whether values were counted; else the histograms know the extremes alone.
     """
 
     histograms: Mapping[str, Histogram]
     samples: int
+    positions: int | None = None
+    counted: bool = True
 
 
 def collect(
@@ -39,6 +53,8 @@ def collect(
     batches: Iterable[Feeds],
     tensors: Sequence[str],
     *,
+    counts: bool = True,
+    positions: int | None = POSITIONS,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Collected:
@@ -46,30 +62,37 @@ def collect(
 
     Batches may differ in size and in every other dynamic dimension. The histograms are the same
     for any order and any split of the samples, as far as ONNX Runtime computes the same values.
+    Extremes are of all values.
 
     Args:
         model: the model whose tensors are named; floating point, not quantized.
         batches: input name -> array, the batch along axis 0; read once, one batch ahead.
         tensors: names of activations and graph inputs; initializers are left out, for their
             values are in the model.
+        counts: whether to count values; extremes alone, all that ``minmax`` needs, cost less.
+        positions: count that many values of each sample of a tensor at least, at places that the
+            sample's shape fixes; None for all. Tensors whose samples cannot be told apart by
+            axis 0 are counted whole.
         threads: cores for inference; all by default.
         progress: called after each batch with the number of samples in it.
 
     Raises:
-        UsageError: the model has no tensor of that name outside its sub-graphs.
+        UsageError: the model has no tensor of that name outside its sub-graphs, or ``positions``
+            is not positive.
         DataError: there is no sample, an input is missing or of the wrong shape or dtype, or a
             tensor holds NaN or Inf.
         UnsupportedModelError: ONNX Runtime refuses the model.
     """
+    if positions is not None and positions < 1:
+        raise UsageError(f"at least one position of a tensor is counted, not {positions}")
     graph = model.graph
     wanted = _wanted(graph, tensors)
     inputs = {tensor.name for tensor in graph.inputs}
     inner = [name for name in wanted if name not in inputs]
-    scratch = Scratch()
-    counters = {name: Accumulator(name, scratch) for name in wanted}
+    counters = _counters(graph, wanted, positions if counts else 0)
     samples = 0
     with (
-        open_session(model, extra_outputs=inner, threads=threads) as session,
+        open_session(model, extra_outputs=inner, only=bool(inner), threads=threads) as session,
         ThreadPoolExecutor(1, thread_name_prefix="graphopt-histogram") as pool,
     ):
         fed = [value.name for value in session.get_inputs()]
@@ -91,13 +114,52 @@ def collect(
             pending.result()
     if samples == 0:
         raise DataError("there are no calibration samples: --data names an empty source")
-    return Collected({name: counter.histogram() for name, counter in counters.items()}, samples)
+    histograms = {name: counter.accumulator.histogram() for name, counter in counters.items()}
+    return Collected(histograms, samples, positions if counts else None, counts)
 
 
-def _count(counters: Mapping[str, Accumulator], values: dict[str, Array]) -> None:
-    while values:  # Lets go of each tensor as soon as it is counted.
-        name, value = values.popitem()
-        counters[name].add(value)
+@dataclass(frozen=True, slots=True)
+class _Counter:
+    accumulator: Accumulator
+    positions: int | None
+
+
+def _counters(graph: Graph, wanted: Sequence[str], positions: int | None) -> dict[str, _Counter]:
+    tensors, batch, scratch = graph.tensors(), _batch(graph), Scratch()
+    counters = {}
+    for name in wanted:
+        made = producer(tensors[name])
+        floor = 0.0 if made is not None and is_op(made, "Relu") else None
+        apart = positions == 0 or by_sample(tensors[name], batch)
+        counters[name] = _Counter(
+            Accumulator(name, scratch, floor=floor), positions if apart else None
+        )
+    return counters
+
+
+def _count(counters: Mapping[str, _Counter], values: dict[str, Array]) -> None:
+    # In the order asked for, which is the graph's: the first tensor with NaN is named.
+    for name, counter in counters.items():
+        counter.accumulator.add(values.pop(name), counter.positions)  # lets go of it when counted
+
+
+def _batch(graph: Graph) -> int | str | None:
+    """Return axis 0 of the input that :func:`_samples` counts, as it was declared."""
+    shapes = [tensor.shape for tensor in graph.inputs if tensor.shape]
+    first = [shape[0] for shape in shapes]
+    return next((d for d in first if not isinstance(d, int)), first[0] if first else None)
+
+
+def by_sample(tensor: Tensor, batch: int | str | None) -> bool:
+    """Whether axis 0 of the tensor surely is that of the samples, and no other axis is."""
+    if not tensor.shape:
+        return False
+    first, *inner = tensor.shape
+    if isinstance(batch, int):
+        return batch == 1 or (first == batch and all(isinstance(d, int) for d in inner))
+    # A dimension without a name could be anything: the batch too, where axis 0 is not known for it.
+    known = first == batch and batch is not None
+    return all(isinstance(d, int) or (d != batch and (known or d is not None)) for d in inner)
 
 
 def _wanted(graph: Graph, names: Sequence[str]) -> list[str]:

@@ -24,6 +24,25 @@ class Percentile:
         if not 0 < self.percentile <= 100:
             raise UsageError(f"a percentile lies in (0, 100], not {self.percentile}")
 
+    @classmethod
+    def from_option(cls, text: str) -> Percentile:
+        """Read what stands behind the colon of ``percentile:99.9``.
+
+        Raises:
+            UsageError: it is no number in (0, 100].
+        """
+        try:
+            return cls(float(text))
+        except ValueError:
+            raise UsageError(
+                f"'{text}' is no percentile: write percentile:99.9, a number in (0, 100]"
+            ) from None
+
+    @property
+    def option(self) -> str:
+        """The percentile, spelled one way."""
+        return f"{self.percentile!r}".removesuffix(".0")
+
     def __call__(self, histogram: Histogram, /) -> float:
         """Return ``amax``; 0 for a tensor that is all zero, > 0 for any other."""
         largest = histogram.largest

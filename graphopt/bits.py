@@ -103,7 +103,7 @@ def _int8(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Bits:
     base = model
     exclude, found = wanted.exclude, None
     if plan.request.recipe.gate.asked and not plan.unrunnable:
-        found = _search(plan, model, table, codes, report, ui)
+        found, table = _search(plan, model, table, codes, report, ui)
         exclude = (*exclude, *found.patterns)
     quantized = _insert(plan, model, table, codes, exclude, report, ui)
     for_cpu = quantized
@@ -166,8 +166,11 @@ def _search(
     codes: Codes,
     report: Report,
     ui: Console,
-) -> Found:
-    """Find the layers to leave in floating point so that the limit is met."""
+) -> tuple[Found, CalibrationTable]:
+    """Find the layers to leave in floating point so that the limit is met.
+
+    The table comes back with what those choices want besides.
+    """
     recipe = plan.request.recipe
     gate = recipe.gate
 
@@ -198,7 +201,7 @@ def _search(
     if found.exclude:
         names = ", ".join(found.exclude)
         report.decide("left in floating point", names, f"the fewest that meet {found.limit}")
-    return found
+    return found, place.table
 
 
 def _weights(plan: BuildPlan) -> WeightOnly:

@@ -91,21 +91,41 @@ def optimize(model: Path, **flags: Any) -> None:
 
 
 @cli.command()
-@click.argument("model", type=FILE)
+@click.argument("files", type=FILE, nargs=-1, metavar="[MODEL | TABLE...]")
 @DATA
-@click.option("--calibrator", metavar="NAME", default="entropy", help="The method.  [entropy]")
-@click.option("--trt-cache", type=FILE, metavar="FILE", help="Write TensorRT's cache too.")
 @click.option(
-    "--trt-version", metavar="X.Y.Z", default="8.5.2", help="Version the cache is for.  [8.5.2]"
+    "--calibrator",
+    type=TEXT,
+    metavar="NAME",
+    help="entropy, minmax, percentile:99.9, mse, auto; all compares them.  [auto]",
 )
+@click.option("--resume", type=FILE, metavar="TABLE", help="Add to it what it has not seen.")
+@click.option(
+    "--from",
+    "source",
+    type=FILE,
+    metavar="FILE",
+    help="No data: read a table, a TensorRT cache, or ONNX Runtime's.",
+)
+@click.option("--merge", is_flag=True, help="Make one table of several, exactly.")
+@click.option("--compare", is_flag=True, help="Say where two tables differ.")
+@click.option("--inspect", is_flag=True, help="Say what is in a table.")
+@click.option("--memory", metavar="SIZE", help="What it may hold, like 2GB.")
+@click.option("--trt-cache", type=FILE, metavar="FILE", help="Write TensorRT's cache too.")
+@click.option("--trt-version", metavar="X.Y.Z", help="Version the cache is for.  [8.5.2]")
+@click.option("--trt-algorithm", metavar="NAME", help="In its header.  [EntropyCalibration2]")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[calibration.json]")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @OUTPUT
-def calibrate(model: Path, **flags: Any) -> None:
-    """Measure the ranges of MODEL's tensors, as MODEL stands."""
+def calibrate(files: tuple[Path, ...], **flags: Any) -> None:
+    """Measure the ranges of MODEL's tensors; work on the tables.
+
+    They are those of MODEL as build quantizes it, simplified and BatchNorm folded; with
+    --trt-cache those of every tensor of MODEL as it stands.
+    """
     from graphopt.verbs_calibrate import run_calibrate
 
-    run_calibrate(model, flags, console(flags))
+    run_calibrate(files, flags, console(flags))
 
 
 @cli.command()
@@ -130,7 +150,7 @@ def inspect(file: Path, **flags: Any) -> None:
 @click.option("--only", type=click.Choice(["prune", "int8"]), help="One of the two.  [both]")
 @click.option("--importance", metavar="NAME", help="What chooses the channels.  [obs]")
 @click.option("--align", type=click.IntRange(1, 1024), metavar="N", help="Widths divide by N.  [1]")
-@click.option("--calibrator", metavar="NAME", help="What chooses INT8 ranges.  [entropy]")
+@click.option("--calibrator", metavar="NAME", help="What chooses INT8 ranges.  [auto]")
 @click.option("--engine", metavar="NAME", help="Whose INT8: see graphopt engines.  [auto]")
 @click.option("--device", metavar="NAME|FILE", default="host", help="The target.  [host]")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Figures; a stopped run goes on.")

@@ -173,7 +173,7 @@ COMPRESS = options(
             "--calibrator",
             type=TEXT,
             metavar="NAME",
-            help="entropy, minmax, percentile:99.9, mse or auto.  [entropy]",
+            help="entropy, minmax, percentile:99.9, mse or auto.  [auto]",
         ),
         click.option(
             "--calibration",

@@ -28,7 +28,7 @@ FLOAT_COMPUTE = FLOAT_CONVOLUTIONS | {
 # Every operator of an optimized graph that computes in integers.
 INTEGER_OPS = INTEGER_COMPUTE | {
     "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool",
-    "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid",
+    "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
 }
 # fmt: on
 

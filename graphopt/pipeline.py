@@ -20,7 +20,7 @@ from graphopt.optimize import Optimized, optimize
 from graphopt.outcome import Outcome
 from graphopt.output import staged
 from graphopt.prepare import BuildPlan, Request, prepare
-from graphopt.recipe import Prune
+from graphopt.recipe import Prune, Recipe
 from graphopt.report import Report, versions
 from graphopt.runtime import open_session
 
@@ -55,6 +55,8 @@ def build(request: Request, ui: Console | None = None) -> Report:
         bits = reduce_bits(plan, done.model, report, ui)
         if bits is not None:
             done = replace(done, model=bits.base)
+            request = replace(request, recipe=_found(request.recipe, bits))
+            report.recipe = request.recipe.model_dump(mode="json")
         onnx = {"fp32": files.save_model("onnx-fp32", FP32, done.model)}
         if done.plan is not None:
             files.save_text("prune-plan", "prune-plan.json", done.plan.to_json())
@@ -95,6 +97,11 @@ def preview(request: Request, ui: Console) -> tuple[Report, Optimized]:
     warn_of_pruning(plan, done, ui)
     preview_bits(plan, done.model, report, ui)
     return report, done
+
+
+def _found(recipe: Recipe, bits: Bits) -> Recipe:
+    """Return the recipe with the layers a search left in floating point: to run again without."""
+    return recipe.override({"quantize": {"exclude": bits.exclude or None}})
 
 
 class _Files:

@@ -13,6 +13,7 @@ from graphopt.engines.select import choose
 from graphopt.engines.shapes import resolve_shapes
 from graphopt.errors import DataError, UnsupportedModelError, UsageError
 from graphopt.graph import is_standard, walk
+from graphopt.honesty import check_answers, check_apart, check_repeated, check_scale
 from graphopt.model import Model
 from graphopt.opening import check_inputs
 from graphopt.optimize import Aids, named_pass
@@ -145,13 +146,17 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
         )
     shapes = choose_shapes(model, recipe, evaluation, report, ui)
     _keep_apart(request, calibration, evaluation)
+    for warning in _doubts(calibration, evaluation):
+        ui.warn(warning)
     _mind_opset(model, device, ui)
     unrunnable = _custom_ops_refused(request, model, engine)
     if unrunnable:
         report.decide("verification", "none", unrunnable)
         ui.warn(f"nothing is verified or timed: {unrunnable}")
     else:
-        _try_out(request, evaluation)
+        for warning in check_scale(model, calibration or evaluation):
+            ui.warn(warning)
+        _try_out(request, evaluation, ui)
     pruning = decide_pruning(recipe, calibration, bool(unrunnable), report, ui)
     bits = decide_quantization(recipe, calibration, report, ui)
     request = replace(request, recipe=_resolved(recipe, engine, align, pruning, bits, shapes))
@@ -272,7 +277,14 @@ def _keep_apart(request: Request, *data: Dataset | None) -> None:
             )
 
 
-def _try_out(request: Request, data: Dataset) -> None:
+def _doubts(calibration: Dataset | None, evaluation: Dataset) -> list[str]:
+    """Return what makes the samples a poor judge of anything."""
+    if calibration is None:
+        return []
+    return [*check_apart(calibration, evaluation), *check_repeated(calibration)]
+
+
+def _try_out(request: Request, data: Dataset, ui: Console) -> None:
     """Run the model as given on one batch, so that what it refuses is told before any work.
 
     Raises:
@@ -280,6 +292,8 @@ def _try_out(request: Request, data: Dataset) -> None:
         DataError: a label is no class of the model.
     """
     with opened(request.model) as run:
+        for warning in check_answers(run, data):
+            ui.warn(warning)
         feeds = next(iter(data.batches(1)))
         outputs = {name: numeric(name, value) for name, value in run(feeds).items()}
     output = class_output(outputs, min(len(array) for array in feeds.values()))

@@ -13,7 +13,7 @@ from graphopt.profiles import DeviceProfile
 from graphopt.recipe import Quantize, Recipe
 from graphopt.report import Report
 
-DEFAULT_CALIBRATOR = "entropy"
+DEFAULT_CALIBRATOR = "auto"
 BLOCK_OPSET = 21  # the first with int4 and with a block size of DequantizeLinear
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 

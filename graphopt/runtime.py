@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from graphopt.errors import UnsupportedModelError
-from graphopt.graph import is_constant
+from graphopt.graph import is_constant, remove_dead
 from graphopt.machine import cpu_count
 from graphopt.model import Model
 from graphopt.wording import one_line
@@ -44,6 +44,7 @@ def open_session(
     model: Model | str | os.PathLike[str],
     *,
     extra_outputs: Sequence[str] = (),
+    only: bool = False,
     threads: int | None = None,
     optimize: bool = True,
     options: Any = None,
@@ -53,6 +54,7 @@ def open_session(
     Args:
         model: a model, or the path of an ONNX file.
         extra_outputs: names of inner tensors to return too, after the graph's own outputs.
+        only: return ``extra_outputs`` alone, and run no more than they need.
         threads: cores to use; all by default.
         optimize: run ONNX Runtime's graph optimizations.
         options: SessionOptions to use instead of the ones made from ``threads`` and ``optimize``.
@@ -66,8 +68,12 @@ def open_session(
     if isinstance(model, Model):
         model = model.clone()
         tensors = model.graph.tensors()
+        if only:
+            model.graph.outputs = []
         own = {t.name for t in model.graph.outputs}
         model.graph.outputs += [tensors[n] for n in extra_outputs if n not in own]
+        if only:
+            remove_dead(model.graph)
         source, weights = _apart(model)
         options.add_external_initializers(list(weights), list(weights.values()))
     try:

@@ -139,13 +139,18 @@ def _show_preview(report: Any, done: Any, ui: Console) -> None:
 
 def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt inspect``."""
+    from graphopt.calibrators.sources import is_table
     from graphopt.engines.header import is_engine
     from graphopt.inspection import inspect_engine, inspect_model
+    from graphopt.verbs_calibrate import inspect_table
 
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for a name too long
         raise UsageError(f"no such file: {path}")
     if is_engine(path):
         inspect_engine(path, ui)
+        return
+    if is_table(path):
+        inspect_table(path, ui)
         return
     shapes = parse_shapes(flags["min_shapes"], flags["opt_shapes"], flags["max_shapes"])
     inspect_model(path, flags["device"], shapes or {}, ui)

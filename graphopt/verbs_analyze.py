@@ -33,13 +33,14 @@ def run_analyze(model_path: Path, flags: Mapping[str, Any], ui: Console) -> None
     from graphopt.model import Model
     from graphopt.opening import check_inputs
     from graphopt.prepare import NO_DATA
+    from graphopt.quantize_options import DEFAULT_CALIBRATOR
     from graphopt.sensitivity import KINDS, MEASURED, RATIOS, Options, analyze, parse_ratios
     from graphopt.verbs import refuse_overwrite
 
     ratios = RATIOS if flags["ratios"] is None else parse_ratios(flags["ratios"])
     if flags["importance"]:
         IMPORTANCES.canonical(flags["importance"])
-    calibrator = CALIBRATORS.canonical(flags["calibrator"] or "entropy")
+    calibrator = CALIBRATORS.canonical(flags["calibrator"] or DEFAULT_CALIBRATOR)
     if not flags["data"]:
         raise DataError("analyze needs --data", hint=NO_DATA)
     out: Path | None = flags["output"]

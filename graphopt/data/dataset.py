@@ -134,6 +134,21 @@ class Dataset:
         return {name: np.stack([s[name] for s in samples]) for name in self.inputs}
 
     @cached_property
+    def sample_digests(self) -> tuple[bytes, ...]:
+        """A digest of the content of each sample, in the order of :meth:`batches`."""
+        return tuple(self.source.digests(self.indices))
+
+    @cached_property
+    def preprocess_digest(self) -> str:
+        """SHA-256 of how images become samples, in hex; of nothing for arrays."""
+        return hashlib.sha256(self._how()).hexdigest()
+
+    def _how(self) -> bytes:
+        how = {} if self.preprocess is None else self.preprocess.to_json()
+        how.pop("name", None)
+        return json.dumps(how, sort_keys=True).encode()
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the content and label of each sample, in hex.
 
@@ -143,11 +158,9 @@ class Dataset:
         labels = self.labels
         entries = sorted(
             content + (b"" if labels is None else f" {labels[i]}".encode())
-            for i, content in enumerate(self.source.digests(self.indices))
+            for i, content in enumerate(self.sample_digests)
         )
-        how = {} if self.preprocess is None else self.preprocess.to_json()
-        how.pop("name", None)
-        digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
+        digest = hashlib.sha256(self._how())
         for entry in entries:
             digest.update(hashlib.sha256(entry).digest())
         return digest.hexdigest()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.dialects.codes import WeightCodes
 from graphopt.dialects.heads import Head
+from graphopt.dialects.ort_moves import Move
 from graphopt.dialects.scales import channel_scales, dequantize_weight
-from graphopt.graph import Array, Graph, Names, Tensor
+from graphopt.graph import Array, Graph, Names, Tensor, disconnect
 
 
 class Writer:
@@ -22,7 +25,8 @@ class Writer:
         self._graph = graph
         self._names = Names(graph)
         self._parameters: dict[str, tuple[Tensor, Tensor]] = {}
-        self._weights: dict[tuple[str, int, bytes], Tensor] = {}
+        self._dequantized: dict[tuple[object, ...], Tensor] = {}
+        self._weights: dict[tuple[str, int, tuple[int, ...], bytes], Tensor] = {}
 
     def parameters(
         self, key: str, scale: np.float32, zero_point: np.int8 | np.uint8
@@ -39,16 +43,72 @@ class Writer:
         """Quantize and dequantize ``tensor``; return the dequantized one. Readers stay."""
         return self._pair(tensor, scale, zero_point, {}, None)
 
-    def split(self, tensor: Tensor, scale: Tensor, zero_point: Tensor) -> None:
+    def split(
+        self, tensor: Tensor, scale: Tensor, zero_point: Tensor, moves: Sequence[Move] = ()
+    ) -> None:
         """Put Q/DQ between the node that writes ``tensor`` and everyone who reads it.
 
         The dequantized tensor keeps object and name, so graph outputs and sub-graphs follow.
+
+        Args:
+            tensor: what to quantize.
+            scale: of the pair.
+            zero_point: of the pair.
+            moves: what happens to the quantized values before they are ``tensor``.
         """
         source = tensor.inputs[0]
         index = next(i for i, t in enumerate(source.outputs) if t is tensor)
-        raw = gs.Variable(self._names.fresh(f"{tensor.name}_float"), np.float32, tensor.shape)
+        shape = None if moves else tensor.shape
+        raw = gs.Variable(self._names.fresh(f"{tensor.name}_float"), np.float32, shape)
         source.outputs[index] = raw
-        self._pair(raw, scale, zero_point, {}, tensor)
+        self._pair(raw, scale, zero_point, {}, tensor, moves)
+
+    def move(self, tensor: Tensor, moves: Sequence[Move]) -> None:
+        """Write a tensor by moves of the quantized values its one producer reads.
+
+        The producer, whose first input is dequantized, is taken out of the graph.
+        """
+        node = tensor.inputs[0]
+        quantized, scale, zero_point = node.inputs[0].inputs[0].inputs
+        disconnect(node)
+        self._graph.nodes = [other for other in self._graph.nodes if other is not node]
+        moved = self._moved(quantized, moves, zero_point, tensor.name)
+        self._dequantize(moved, scale, zero_point, {}, tensor)
+
+    def moved(self, tensor: Tensor, moves: Sequence[Move], base: str) -> Tensor:
+        """Return moves of a dequantized tensor, made before it is dequantized."""
+        quantized, scale, zero_point = tensor.inputs[0].inputs
+        key = (quantized.name, *(move.key for move in moves))
+        if key not in self._dequantized:
+            moved = self._moved(quantized, moves, zero_point, base)
+            output = self._variable(f"{base}_moved_dequantized", None)
+            self._dequantized[key] = self._dequantize(moved, scale, zero_point, {}, output)
+        return self._dequantized[key]
+
+    def put_behind(self, tensor: Tensor, moves: Sequence[Move]) -> None:
+        """Make the float values that one node writes ``tensor`` by moves."""
+        source = tensor.inputs[0]
+        index = next(i for i, t in enumerate(source.outputs) if t is tensor)
+        raw = self._variable(f"{tensor.name}_flat", None)
+        source.outputs[index] = raw
+        last = self._moved(raw, moves, None, tensor.name)
+        node = last.inputs[0]
+        node.outputs.clear()
+        node.outputs.append(tensor)
+
+    def blocks(self, tensor: Tensor, size: int) -> Tensor:
+        """Return SpaceToDepth of a float tensor."""
+        output = self._variable(f"{tensor.name}_blocks", None)
+        self._graph.nodes.append(
+            gs.Node(
+                "SpaceToDepth",
+                self._names.fresh(f"{tensor.name}_SpaceToDepth"),
+                {"blocksize": size},
+                [tensor],
+                [output],
+            )
+        )
+        return output
 
     def dequantize_by_channel(self, tensor: Tensor, channels: int, axis: int) -> Tensor:
         """Dequantize a :meth:`split` tensor once more, with its one scale said for each channel."""
@@ -71,7 +131,7 @@ class Writer:
             chosen: its rounding; the float32 weight then holds what the codes stand for.
         """
         name, codes = head.weight.name, b"" if chosen is None else chosen.codes.tobytes()
-        key = (name, head.axis, codes)
+        key = (name, head.axis, head.values.shape, codes)
         if key not in self._weights:
             weight, scales = head.weight, channel_scales(head.values, head.axis)
             if chosen is not None:
@@ -87,16 +147,15 @@ class Writer:
             )
         return self._weights[key]
 
-    def integer_weight(self, head: Head, codes: Array, scales: Array) -> Tensor:
-        """Return int8 initializer -> DQ, one scale for each output channel."""
-        key = (head.weight.name, head.axis, scales.tobytes() + codes.tobytes())
+    def integer_weight(self, base: str, codes: Array, scales: Array, axis: int) -> Tensor:
+        """Return int8 initializer -> DQ, one scale for each output channel along ``axis``."""
+        key = (base, axis, codes.shape, scales.tobytes() + codes.tobytes())
         if key not in self._weights:
-            base = head.weight.name
             self._weights[key] = self._dequantize(
                 self._constant(f"{base}_quantized", codes),
                 self._constant(f"{base}_scale", scales),
                 self._constant(f"{base}_zero_point", np.zeros(len(scales), np.int8)),
-                {"axis": head.axis},
+                {"axis": axis},
                 self._variable(f"{base}_dequantized", list(codes.shape)),
             )
         return self._weights[key]
@@ -125,6 +184,7 @@ class Writer:
         zero_point: Tensor,
         attrs: dict[str, int],
         output: Tensor | None,
+        moves: Sequence[Move] = (),
     ) -> Tensor:
         base = output.name if output is not None else tensor.name
         quantized = gs.Variable(
@@ -141,7 +201,22 @@ class Writer:
         )
         if output is None:
             output = self._variable(f"{base}_dequantized", tensor.shape)
-        return self._dequantize(quantized, scale, zero_point, attrs, output)
+        moved = self._moved(quantized, moves, zero_point, base)
+        return self._dequantize(moved, scale, zero_point, attrs, output)
+
+    def _moved(
+        self, quantized: Tensor, moves: Sequence[Move], zero_point: Tensor | None, base: str
+    ) -> Tensor:
+        dtype = np.float32 if zero_point is None else zero_point.values.dtype
+        for move in moves:
+            inputs = [quantized] * move.copies
+            inputs += [self._constant(f"{base}_{move.op}_input", v) for v in move.constants]
+            if move.op == "Pad":
+                inputs.append(zero_point)
+            quantized = gs.Variable(self._names.fresh(f"{base}_{move.op}_out"), dtype, None)
+            name = self._names.fresh(f"{base}_{move.op}")
+            self._graph.nodes.append(gs.Node(move.op, name, dict(move.attrs), inputs, [quantized]))
+        return quantized
 
     def _dequantize(
         self,

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from graphopt.dialects.heads import Head, is_dynamic, label
 from graphopt.dialects.kernels import (
     COMPUTES,
+    ELEMENTWISE,
     MOVES,
     VARIADIC,
     has_exact_kernel,
     must_stay_float,
     rectifies,
 )
+from graphopt.dialects.ort_linear import find_bias
 from graphopt.dialects.scales import Groups
 from graphopt.graph import (
     Graph,
@@ -29,6 +31,7 @@ from graphopt.graph import (
     is_float,
     is_graph_output,
     is_op,
+    producer,
 )
 
 
@@ -46,6 +49,7 @@ class IntegerFlow:
         tensors: the quantized tensors, in graph order.
         groups: tensors that share scale and zero-point.
         rectified: names of tensors behind an absorbed Relu or Clip: their range starts at 0.
+        biases: ``id`` of a MatMul -> the Add behind it that holds its bias.
     """
 
     def __init__(self, graph: Graph, heads: list[Head], exclude: frozenset[str]) -> None:
@@ -53,6 +57,11 @@ class IntegerFlow:
         self._exclude = exclude
         self.heads = heads
         self._heads = {id(head.node): head for head in heads}
+        self.biases = {
+            id(head.node): add
+            for head in heads
+            if self._flows_on(head.node.outputs[0]) and (add := find_bias(head, exclude))
+        }
         self.rectified: set[str] = set()
         self._float = must_stay_float(graph)
         # id -> node; dicts keep graph order.
@@ -63,6 +72,11 @@ class IntegerFlow:
         self.tensors = self._quantized()
         self.groups = self._share()
 
+    def _flows_on(self, tensor: Tensor) -> bool:
+        """Whether a tensor has one reader, a node of this graph, and nobody else sees it."""
+        seen = is_graph_output(self._graph, tensor) or feeds_subgraph(self._graph, tensor)
+        return not seen and len(tensor.outputs) == 1
+
     def final(self, node: Node, output: Tensor) -> Tensor:
         """Return the tensor to quantize behind a node: past a Relu or Clip that Q can absorb.
 
@@ -70,15 +84,17 @@ class IntegerFlow:
         """
         if id(node) not in self._heads and node.op not in ("Add", "Mul", "Sum"):
             return output
-        if is_graph_output(self._graph, output) or len(output.outputs) != 1:
+        if id(node) in self.biases:
+            output = self.biases[id(node)].outputs[0]
+        if not self._flows_on(output) or label(output.outputs[0]) in self._exclude:
             return output
         reader = output.outputs[0]
-        if feeds_subgraph(self._graph, output) or label(reader) in self._exclude:
-            return output
         return reader.outputs[0] if rectifies(reader) else output
 
     def _may_carry(self, node: Node) -> bool:
         if not is_op(node, *COMPUTES, *MOVES, "Sum") or label(node) in self._exclude:
+            return False
+        if any(node is add for add in self.biases.values()):
             return False
         inputs = data_inputs(node)
         if node.op in ("Add", "Mul", "Sum") and len(inputs) != 2:
@@ -104,16 +120,33 @@ class IntegerFlow:
         """Return tensor name -> the integer node that writes it."""
         written: dict[str, Node] = {}
         for node in self._graph.nodes:
-            if id(node) in self._carried or id(node) in self._heads:
+            head = self._heads.get(id(node))
+            if id(node) in self._carried or (head and self.quantizes_output(head)):
                 for output in node.outputs:
                     written[self.final(node, output).name] = node
         return written
 
+    def written(self, tensor: Tensor) -> bool:
+        """Whether an integer node writes the tensor."""
+        return tensor.name in self._writers
+
     def _carries(self, node: Node) -> bool:
-        fed = [t.name in self._writers for t in data_inputs(node)]
-        if node.op in MOVES:
-            return all(fed)
-        return any(fed) and any(self.read(self.final(node, t)) for t in node.outputs)
+        inputs = data_inputs(node)
+        if node.op in MOVES and all(self.written(t) for t in inputs):
+            return True
+        fed = [self._fed(t) for t in inputs]
+        # A Mul of something that never was integers is part of a float expression, like GELU's.
+        enough = any(fed) if node.op in ("Add", "Sum", "Concat") else all(fed)
+        return enough and any(self.read(self.final(node, t)) for t in node.outputs)
+
+    def _fed(self, tensor: Tensor) -> bool:
+        """Whether integers are behind a tensor, but for float activations in between."""
+        while not self.written(tensor):
+            source = producer(tensor)
+            if source is None or not is_op(source, *ELEMENTWISE):
+                return False
+            tensor = source.inputs[0]
+        return True
 
     def read(self, tensor: Tensor) -> bool:
         """Whether an integer kernel reads the tensor, perhaps behind nodes that only move it."""
@@ -130,10 +163,10 @@ class IntegerFlow:
     def quantizes_output(self, head: Head) -> bool:
         """Whether a head's output is uint8.
 
-        A Conv has no integer kernel otherwise. Gemm and MatMul have one with a float output:
+        A convolution has no integer kernel otherwise. Gemm and MatMul have one with a float output:
         logits keep their precision.
         """
-        if head.node.op == "Conv":
+        if head.node.op not in ("Gemm", "MatMul"):
             return True
         return self.read(self.final(head.node, head.node.outputs[0]))
 
@@ -150,7 +183,7 @@ class IntegerFlow:
 
     def _finish(self, node: Node, output: Tensor) -> str:
         final = self.final(node, output)
-        if final is not output:
+        if (source := producer(final)) is not None and source is not node and rectifies(source):
             self.rectified.add(final.name)
         return str(final.name)
 

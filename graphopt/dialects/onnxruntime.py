@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from graphopt.dialects.emit import Writer
 from graphopt.dialects.heads import (
     Head,
     HeadRules,
@@ -25,26 +24,26 @@ from graphopt.dialects.heads import (
     require_unquantized,
     thin_conv,
 )
-from graphopt.dialects.integer_flow import IntegerFlow, data_inputs
+from graphopt.dialects.integer_flow import IntegerFlow
 from graphopt.dialects.kernels import beyond_clip, must_stay_float
+from graphopt.dialects.ort_batchnorm import affine_heads
+from graphopt.dialects.ort_convs import transposed
+from graphopt.dialects.ort_write import FULL_RANGE, IntegerWriter, channel_bias
 from graphopt.dialects.scales import (
     affine,
-    channel_scales,
-    quantize_weight,
     require_ranges,
-    scales_for_bias,
 )
-from graphopt.graph import Array, Graph, Node, Tensor, constant, is_op
+from graphopt.graph import Graph, Tensor
 from graphopt.passes.base import Change, Skip
 from graphopt.profiles import host
 
 if TYPE_CHECKING:
     from graphopt.calibrators import CalibrationTable
-    from graphopt.dialects.codes import Codes, WeightCodes
+    from graphopt.dialects.codes import Codes
     from graphopt.model import Model
 
-_RULES = HeadRules(ops=frozenset({"Conv", "Gemm", "MatMul"}))
-FULL_RANGE, REDUCED_RANGE = 127, 64
+_RULES = HeadRules()
+REDUCED_RANGE = 64
 
 
 def saturates(machine: str, int8_flags: Collection[str]) -> bool:
@@ -97,13 +96,18 @@ class OnnxRuntime:
                 heads.append(head)
             else:
                 skipped.append(Skip(label(head.node), f"{head.node.op}: {reason}"))
-        return IntegerFlow(model.graph, heads, exclude), skipped
+        return _settled(model.graph, heads, exclude), skipped
 
     def _refusal(self, head: Head, pool: str | None, *, last: bool) -> str | None:
         if pool is not None:
             return f"it reads AveragePool '{pool}', whose int8 kernel computes something else"
-        if head.bias is not None and _channel_bias(head) is None:
+        if head.bias is not None and channel_bias(head) is None:
             return f"its bias of shape {tuple(head.bias.shape)} is not one value a channel"
+        if head.node.op == "ConvTranspose" and transposed(head) is None:
+            return (
+                "this engine has no integer kernel for it, and it is not the kind that is a Conv "
+                "and DepthToSpace: one group, a known size, an output of stride times its input"
+            )
         if last and head.node.op == "Conv":
             thin = thin_conv(head.node, head.values, self.thin_outputs)
             return f"{thin}, and it writes the model's output" if thin else None
@@ -139,98 +143,39 @@ class OnnxRuntime:
         flow, skipped = self._flow(model, exclude)
         names = [tensor.name for tensor in flow.tensors]
         require_ranges(table.ranges, names)
-        writer = Writer(model.graph)
         tensors = dict(zip(names, flow.tensors, strict=True))
         parameters = {
             key: _range(table, [tensors[name] for name in members])
             for key, members in flow.groups.members(names).items()
         }
+        writer = IntegerWriter(model.graph, flow, parameters, self.levels)
         # Heads first: they read the data's scale, and their inputs are renamed below.
         for head in flow.heads:
-            data_scale, _ = parameters[flow.groups.find(head.data.name)]
-            self._integer_head(writer, head, data_scale, codes.get(label(head.node)))
             yield Change("quantized", label(head.node), describe(head))
+            writer.head(head, codes.get(label(head.node)))
         for node in flow.carried:
-            if node.op == "Sum":
-                node.op = "Add"  # The same for two inputs, and Sum has no integer kernel.
             yield Change("quantized", label(node), f"{node.op}: runs on integers")
-        float_heads = list(_float_heads(model.graph, flow))
-        integer_nodes = [head.node for head in flow.heads] + flow.carried
-        for tensor in flow.tensors:
-            key = flow.groups.find(tensor.name)
-            scale, zero_point = writer.parameters(key, *parameters[key])
-            if tensor.inputs:
-                writer.split(tensor, scale, zero_point)
-            else:
-                readers = [
-                    (node, i)
-                    for node in integer_nodes
-                    for i, t in enumerate(data_inputs(node))
-                    if t is tensor
-                ]
-                writer.rewire(readers, writer.pair(tensor, scale, zero_point))
-        for node, channels, axis in float_heads:
-            node.inputs[0] = writer.dequantize_by_channel(node.inputs[0], channels, axis)
+            writer.carried(node)
+        writer.tensors()
         yield from skipped
 
-    def _integer_head(
-        self, writer: Writer, head: Head, data_scale: np.float32, chosen: WeightCodes | None
-    ) -> None:
-        """Give a head an int8 weight and an int32 bias; fold Gemm's alpha and beta into them."""
-        node, values, bias = head.node, head.values, _channel_bias(head)
-        if node.op == "Gemm":
-            alpha = np.float32(node.attrs.get("alpha", 1.0))
-            values = values * alpha
-            chosen = chosen if alpha == 1 else None
-            node.attrs = {**node.attrs, "alpha": 1.0, "beta": 1.0}
-        if chosen is not None and self.levels == FULL_RANGE:
-            scales = chosen.scales
-        else:
-            chosen, scales = None, channel_scales(values, head.axis, self.levels)
-        if bias is not None and head.bias is not None:
-            wide = scales_for_bias(scales, bias, data_scale)
-            chosen = chosen if np.array_equal(wide, scales) else None
-            scales = wide
-            name = f"{label(node)}_bias"
-            node.inputs[2] = writer.integer_bias(name, bias, scales * data_scale)
-        if chosen is not None:
-            integers = chosen.codes
-        else:
-            integers = quantize_weight(values, scales, head.axis, self.levels)
-        node.inputs[1] = writer.integer_weight(head, integers, scales)
 
-
-def _float_heads(graph: Graph, flow: IntegerFlow) -> Iterator[tuple[Node, int, int]]:
-    """Yield the heads left in float that ONNX Runtime would quantize all the same.
-
-    It gives a float weight between a DequantizeLinear and a QuantizeLinear one int8 scale *for
-    the whole tensor*, which costs accuracy where a node was left in float to save it. It does so
-    only behind a DequantizeLinear with a single scale.
-
-    Yields:
-        The node, the channels of its data and their axis.
-    """
-    integer = {id(head.node) for head in flow.heads}
-    quantized = {tensor.name for tensor in flow.tensors}
-    for node in graph.nodes:
-        if not is_op(node, "Conv", "ConvTranspose", "Gemm") or id(node) in integer:
-            continue
-        data, weight = node.inputs[0], constant(node.inputs[1])
-        if weight is None or data.name not in quantized or not data.inputs:
-            continue
-        output = node.outputs[0]
-        while output.name not in quantized and len(output.outputs) == 1:
-            if not is_op(output.outputs[0], "Relu", "Clip"):
-                break
-            output = output.outputs[0].outputs[0]
-        if output.name not in quantized:
-            continue
-        if node.op == "Gemm":
-            columns = weight.shape[1] if node.attrs.get("transB", 0) else weight.shape[0]
-            yield node, int(columns), 0 if node.attrs.get("transA", 0) else 1
-        else:
-            groups = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-            yield node, int(weight.shape[1 if node.op == "Conv" else 0]) * groups, 1
+def _settled(graph: Graph, heads: list[Head], exclude: frozenset[str]) -> IntegerFlow:
+    """Return the flow with those BatchNormalizations that stand between integers."""
+    place = {id(node): i for i, node in enumerate(graph.nodes)}
+    affine = affine_heads(graph, exclude)
+    while True:
+        flow = IntegerFlow(
+            graph, sorted([*heads, *affine], key=lambda head: place[id(head.node)]), exclude
+        )
+        kept = [
+            head
+            for head in affine
+            if flow.written(head.data) and flow.read(flow.final(head.node, head.node.outputs[0]))
+        ]
+        if len(kept) == len(affine):
+            return flow
+        affine = kept
 
 
 def _before_another(graph: Graph, heads: list[Head]) -> set[int]:
@@ -242,22 +187,6 @@ def _before_another(graph: Graph, heads: list[Head]) -> set[int]:
             if any(id(n) in own or id(n) in reaching for n in tensor.outputs):
                 reaching.add(id(node))
     return reaching
-
-
-def _channel_bias(head: Head) -> Array | None:
-    """Return the bias as float32 ``[channels]``, times Gemm's beta; None where it is no such."""
-    if head.bias is None:
-        return None
-    values = constant(head.bias)
-    group = int(head.node.attrs.get("group", 1)) if head.node.op == "ConvTranspose" else 1
-    channels = head.values.shape[head.axis] * group
-    if values is None or values.size not in (1, channels):
-        return None
-    if values.size == channels and values.shape not in ((channels,), (1, channels)):
-        return None
-    beta = float(head.node.attrs.get("beta", 1.0)) if head.node.op == "Gemm" else 1.0
-    flat = values.astype(np.float32).reshape(-1) * np.float32(beta)
-    return np.ascontiguousarray(np.broadcast_to(flat, (channels,)))
 
 
 def _range(table: CalibrationTable, tensors: list[Tensor]) -> tuple[np.float32, np.uint8]:

@@ -77,8 +77,7 @@ def round_second_order(
     best = np.where(
         (cost(w - found * s, hessian) <= cost(w - plain * s, hessian))[..., None, :], found, plain
     )
-    codes: npt.NDArray[np.int64] = best.astype(np.int64)
-    return codes
+    return np.asarray(best, dtype=np.int64)
 
 
 def cost(error: Matrix, gram: Matrix) -> Matrix:
@@ -187,10 +186,10 @@ def _factor(hessian: Matrix) -> Matrix:
     size = hessian.shape[-1]
     for more in (0.0, 1e-6, 1e-4, 1e-2):
         try:
-            found: Matrix = np.linalg.cholesky(hessian + more * np.eye(size) if more else hessian)
+            found = np.linalg.cholesky(hessian + more * np.eye(size) if more else hessian)
         except np.linalg.LinAlgError:
             continue
-        return found
+        return np.asarray(found, dtype=np.float64)
     return np.asarray(np.broadcast_to(np.eye(size), hessian.shape))  # each feature by itself
 
 

@@ -71,7 +71,7 @@ class Options:
     importance: str = ""
     align: int = 1
     dialect: str = "tensorrt"
-    calibrator: str = "entropy"
+    calibrator: str = "auto"
     samples: int = MEASURED
     seed: int = 0
     memory: int = MEMORY

@@ -15,7 +15,9 @@ from graphopt.calibrators.histogram import (
     MIN_EXPONENT,
     Accumulator,
     Histogram,
+    Scratch,
     merge,
+    stride_of,
     widen,
 )
 from graphopt.errors import DataError
@@ -193,3 +195,82 @@ def test_widening_adds_neighbours() -> None:
     assert widen(widen(counts, 2), 3).tolist() == widen(counts, 5).tolist()
     for doublings in (12, 13, 500):
         assert widen(counts, doublings)[0] == counts.sum()
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 60)), elements=finite),
+    st.integers(1, 40),
+)
+def test_a_sample_counts_fixed_positions_and_bounds_all(values: np.ndarray, positions: int) -> None:
+    accumulator = Accumulator()
+    accumulator.add(values, positions)
+    found = accumulator.histogram()
+    step = stride_of(values.shape[1], positions)
+    picked = values[:, step // 2 :: step]
+    assert found.count == picked.size >= min(positions, values.shape[1]) * len(values)
+    assert (found.low, found.high) == (values.min(), values.max())
+    assert found.exponent == Histogram.of(values).exponent
+    shift = found.exponent - Histogram.of(picked).exponent
+    assert np.array_equal(found.counts, widen(Histogram.of(picked).counts, shift))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 56, 56), (40, 50_000), (2, 3, 224, 224)])
+def test_large_samples_split_and_ordered_in_any_way(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values[-1] *= 9  # the range grows on the way, and shrinks on the way back
+    one, other = Accumulator(), Accumulator()
+    one.add(values, 8192)
+    for sample in values[::-1]:
+        other.add(sample[None], 8192)
+    assert one.histogram() == other.histogram()
+    assert one.histogram().count < values.size / 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8192, 16384, 200_704, 802_816, 150_528, 99_991])
+def test_a_stride_meets_every_row_and_column(size: int) -> None:
+    step = stride_of(size, 8192)
+    assert math.gcd(step, size) == 1
+    assert step == 1 or size // step >= 8192
+
+
+def test_a_floor_that_was_met_spares_a_look_and_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    parts = [np.maximum(rng.normal(size=50_000), bound).astype("f4") for bound in (0.5, 0, 0.2, 0)]
+    known, plain = Accumulator(floor=0.0), Accumulator()
+    for part in parts:
+        known.add(part)
+        plain.add(part)
+        assert known.histogram() == plain.histogram()
+    with pytest.raises(DataError, match="NaN"):
+        known.add(np.array([1, np.nan], np.float32))
+
+
+def test_extremes_alone() -> None:
+    accumulator = Accumulator()
+    accumulator.add(np.array([[-3.0, 1.0], [0.5, 2.0]], np.float32), 0)
+    found = accumulator.histogram()
+    assert (found.low, found.high, found.largest, found.count) == (-3.0, 2.0, 3.0, 0)
+    with pytest.raises(DataError, match="infinite"):
+        accumulator.add(np.array([[np.inf]], np.float32), 0)
+
+
+def test_values_of_a_relu_in_every_lane() -> None:
+    values = np.maximum(np.random.default_rng(0).normal(size=100_001), 0).astype(np.float32)
+    accumulator = Accumulator()
+    accumulator.add(values)
+    accumulator.add(-values)  # and without lanes
+    found = accumulator.histogram()
+    assert found.count == 2 * values.size
+    assert found.counts[0] >= 2 * np.count_nonzero(values == 0)
+    assert np.array_equal(found.counts, expected(np.concatenate([values, -values])).counts)
+
+
+def test_a_refused_array_leaves_no_counts_behind_in_shared_buffers() -> None:
+    scratch = Scratch()
+    bad = np.zeros(100_000, np.float32)
+    bad[-1] = np.inf
+    with pytest.raises(DataError):
+        Accumulator("a", scratch).add(bad)
+    other = Accumulator("b", scratch)
+    other.add(np.ones(50_000, np.float32))
+    assert other.histogram() == Histogram.of(np.ones(50_000, np.float32))

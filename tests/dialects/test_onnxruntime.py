@@ -359,15 +359,19 @@ def test_depthwise_and_grouped(net, onnxruntime, shape, group):
     assert made.sqnr["y"] > GOOD
 
 
-def test_convtranspose_has_no_integer_kernel(net, onnxruntime):
-    text = """
-    net (float[N,32,8,8] x) => (float[N,32,16,16] y) {
+@pytest.mark.parametrize(
+    ("attributes", "shape"),
+    [("strides=[2,2], group=2", (32, 16, 2, 2)), ("strides=[2,2]", (32, 32, 3, 3))],
+)
+def test_a_convtranspose_that_is_no_conv_stays_float(net, onnxruntime, attributes, shape):
+    text = f"""
+    net (float[N,32,8,8] x) => (float[N,32,H,W] y) {{
         a = Conv<pads=[1,1,1,1]>(x, w1)
-        t = ConvTranspose<strides=[2,2]>(a, w2)
+        t = ConvTranspose<{attributes}>(a, w2)
         y = Conv<pads=[1,1,1,1]>(t, w3)
-    }
+    }}
     """
-    made = onnxruntime(net(text, {"w1": C3, "w2": (32, 32, 2, 2), "w3": C3}))
+    made = onnxruntime(net(text, {"w1": C3, "w2": shape, "w3": C3}))
     assert "no integer kernel" in made.reason("t")
     assert made.ort["QLinearConv"] == 2
     assert made.ort["ConvTranspose"] == 1
@@ -462,7 +466,7 @@ def test_a_bias_far_beyond_its_weights_does_not_overflow(net, quantizer):
     [
         ("Conv<pads=[1,1,1,1]>(r, w2, b2)", C3),
         ("Conv<pads=[1,1,1,1], group=4>(r, w2)", (32, 8, 3, 3)),
-        ("ConvTranspose<pads=[1,1,1,1]>(r, w2)", C3),
+        ("ConvTranspose<pads=[1,1,1,1], group=2>(r, w2)", (32, 16, 3, 3)),
     ],
 )
 @pytest.mark.parametrize("rectified", [False, True])
