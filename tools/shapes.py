@@ -65,6 +65,53 @@ class _Builder:
             x = self.conv(x, f"{name}_downsample", (cin, cout), 1, stride, 0.7)
         return self.relu(self.node("Add", [y, x], f"{name}_add"), f"{name}_relu2")
 
+    def bottleneck(self, x: str, name: str, widths: tuple[int, int], stride: int) -> str:
+        """He et al. 2016, figure 5 right, the stride in the 3x3 (ResNet v1.5)."""
+        cin, width = widths
+        cout = 4 * width
+        y = self.relu(self.conv(x, f"{name}_conv1", (cin, width), 1, 1, 1.0), f"{name}_relu1")
+        y = self.relu(
+            self.conv(y, f"{name}_conv2", (width, width), 3, stride, 1.0), f"{name}_relu2"
+        )
+        y = self.conv(y, f"{name}_conv3", (width, cout), 1, 1, 0.5)
+        if stride != 1 or cin != cout:
+            x = self.conv(x, f"{name}_downsample", (cin, cout), 1, stride, 0.7)
+        return self.relu(self.node("Add", [y, x], f"{name}_add"), f"{name}_relu3")
+
+    def stem(self) -> str:
+        """The first convolution and pool of the ResNets for ImageNet."""
+        x = self.relu(self.conv("input", "stem", (3, 64), 7, 2, 1.0), "stem_relu")
+        return self.node(
+            "MaxPool", [x], "stem_pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
+        )
+
+    def classifier(
+        self, x: str, channels: int, name: str, size: int, batch: int | str
+    ) -> onnx.ModelProto:
+        """Average, a Gemm to 1000 classes; return the checked model."""
+        x = self.node("GlobalAveragePool", [x], "pool")
+        x = self.node("Flatten", [x], "flatten", axis=1)
+        weight = self.weight("fc_weight", (1000, channels), channels**-0.5)
+        bias = self.weight("fc_bias", (1000,), 0.1)
+        gemm = helper.make_node("Gemm", [x, weight, bias], ["logits"], name="fc", transB=1)
+        self.nodes.append(gemm)
+        info = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            [info("input", TensorProto.FLOAT, [batch, 3, size, size])],
+            [info("logits", TensorProto.FLOAT, [batch, 1000])],
+            self.weights,
+        )
+        model = helper.make_model(
+            graph,
+            producer_name="graphopt-tools",
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
 
 def resnet18(seed: int = 0, size: int = 224, batch: int | str = "N") -> onnx.ModelProto:
     """Return a ResNet-18 (He et al. 2016) with BatchNorm folded and random weights, opset 17.
@@ -78,47 +125,43 @@ def resnet18(seed: int = 0, size: int = 224, batch: int | str = "N") -> onnx.Mod
         A checked model: ``input`` float32 [batch, 3, size, size] -> ``logits`` [batch, 1000].
     """
     net = _Builder(np.random.default_rng(seed))
-    x = net.relu(net.conv("input", "stem", (3, 64), 7, 2, 1.0), "stem_relu")
-    x = net.node(
-        "MaxPool", [x], "stem_pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
-    )
+    x = net.stem()
     cin = 64
     for stage, cout in enumerate((64, 128, 256, 512), start=1):
         for block in (1, 2):
             stride = 2 if stage > 1 and block == 1 else 1
             x = net.basic_block(x, f"layer{stage}_{block}", (cin, cout), stride)
             cin = cout
-    x = net.node("GlobalAveragePool", [x], "pool")
-    x = net.node("Flatten", [x], "flatten", axis=1)
-    weight = net.weight("fc_weight", (1000, 512), 512**-0.5)
-    bias = net.weight("fc_bias", (1000,), 0.1)
-    net.nodes.append(helper.make_node("Gemm", [x, weight, bias], ["logits"], name="fc", transB=1))
-    graph = helper.make_graph(
-        net.nodes,
-        "resnet18",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 1000])],
-        net.weights,
-    )
-    model = helper.make_model(
-        graph,
-        producer_name="graphopt-tools",
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return net.classifier(x, cin, "resnet18", size, batch)
+
+
+def resnet50(seed: int = 0, size: int = 224, batch: int | str = "N") -> onnx.ModelProto:
+    """Return a ResNet-50 with BatchNorm folded and random weights, as :func:`resnet18`."""
+    net = _Builder(np.random.default_rng(seed))
+    x = net.stem()
+    cin = 64
+    for stage, (width, depth) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), start=1):
+        for block in range(1, depth + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            x = net.bottleneck(x, f"layer{stage}_{block}", (cin, width), stride)
+            cin = 4 * width
+    return net.classifier(x, cin, "resnet50", size, batch)
+
+
+SHAPES = {"resnet18": resnet18, "resnet50": resnet50}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("output", help="where to write the model")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="resnet18")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", default="N", help="a number, or a name for a dynamic batch")
     arguments = parser.parse_args()
     batch = int(arguments.batch) if arguments.batch.isdigit() else arguments.batch
-    onnx.save(resnet18(arguments.seed, arguments.size, batch), arguments.output)
+    made = SHAPES[arguments.shape](arguments.seed, arguments.size, batch)
+    onnx.save(made, arguments.output)
 
 
 if __name__ == "__main__":
