@@ -204,10 +204,9 @@ COMPRESS = options(
             help="Even out the ranges of channels from layer to layer.",
         ),
         click.option(
-            "--smooth",
-            type=click.FloatRange(0, 1),
-            metavar="ALPHA",
-            help="Move outliers of activations into weights (SmoothQuant); 0 is off.",
+            "--smooth/--no-smooth",
+            default=None,
+            help="Move outliers behind normalizations into weights (SmoothQuant).",
         ),
         click.option("--block", type=COUNT, metavar="N", help="Weights that share a scale.  [128]"),
         click.option(

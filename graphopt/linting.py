@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphopt.console import Console
 from graphopt.engines import BuildOptions
 from graphopt.engines.network import read_network, reader
@@ -14,22 +16,27 @@ from graphopt.model import Model
 def lint_model(model: Model, options: BuildOptions) -> Lint:
     """Account for each Q and DQ, over TensorRT's own parsed network where its parser is here.
 
+    Where that refuses the model, the file is walked instead, and ``unread`` says what it said.
+
     Args:
         model: the model as it ships.
         options: device and shapes it is for.
     """
-    network = None
-    if reader() is not None:
-        try:
-            network = read_network(model, options)
-        except GraphoptError:
-            network = None  # what its parser refuses is told where it is asked to build
+    if reader() is None:
+        return lint(model, device=options.device)
+    try:
+        network = read_network(model, options)
+    except GraphoptError as problem:
+        found = lint(model, device=options.device)
+        return replace(found, unread=(*found.unread, f"TensorRT's own network: {problem}"))
     return lint(model, device=options.device, network=network)
 
 
 def say_lint(found: Lint, ui: Console) -> None:
     """Say the counts, then what should be changed; notes and each Q and DQ with ``-v``."""
     ui.info(f"lint: {found.summary()}")
+    for text in found.unread:
+        ui.info(f"lint: not looked at: {text}")
     for finding in found.findings:
         if finding.severity == NOTE:
             ui.detail(finding.line())

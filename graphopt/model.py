@@ -31,7 +31,15 @@ from graphopt.graph import (
     walk,
 )
 from graphopt.intake import check, first_line, parse, with_one_standard_domain
-from graphopt.reader import copy_graph, dims_of, dtype_of, elem_type_of, read_graph, rest_of
+from graphopt.reader import (
+    copy_graph,
+    dims_of,
+    dtype_of,
+    elem_type_of,
+    read_graph,
+    rest_of,
+    take_external,
+)
 from graphopt.writer import GraphWriter
 
 Feeds: TypeAlias = Mapping[str, Array]
@@ -124,12 +132,15 @@ class Model:
         path = Path(path)
         proto = parse(path)
         try:
+            taken = take_external(proto.graph, str(path.parent))
             load_external_data_for_model(proto, str(path.parent))
         except (OSError, ValueError, onnx.checker.ValidationError) as problem:
             raise ModelFormatError(
                 f"{path}: its external data cannot be read: {first_line(problem)}"
             ) from problem
-        return cls.from_onnx(proto, name=str(path))
+        except ModelFormatError as problem:
+            raise ModelFormatError(f"{path}: {problem}") from problem
+        return cls._read(proto, str(path), taken)
 
     @classmethod
     def from_onnx(cls, proto: onnx.ModelProto, *, name: str = "the model") -> Model:
@@ -142,6 +153,10 @@ class Model:
             ModelFormatError: onnx.checker refuses it.
             UnsupportedModelError: its opset is out of range.
         """
+        return cls._read(proto, name, {})
+
+    @classmethod
+    def _read(cls, proto: onnx.ModelProto, name: str, taken: Mapping[str, Any]) -> Model:
         opset = next((o.version for o in proto.opset_import if o.domain in STANDARD_DOMAINS), None)
         if opset is not None and opset < MIN_OPSET:
             raise UnsupportedModelError(
@@ -156,7 +171,7 @@ class Model:
         proto = with_one_standard_domain(proto)
         check(proto, name)
         try:
-            graph = read_graph(proto.graph, opset or _OPSET_OF_CUSTOM_MODELS)
+            graph = read_graph(proto.graph, opset or _OPSET_OF_CUSTOM_MODELS, taken=taken)
         except ModelFormatError as problem:
             raise ModelFormatError(f"{name}: {problem}") from problem
         graph.import_domains = [
@@ -233,10 +248,12 @@ class Model:
 
         Producer, doc strings, metadata properties and shapes of inner tensors do not count.
         """
-        proto = self._to_onnx(GraphWriter(self.graph, bare=True))
+        apart: dict[str, Array] = {}
+        proto = self._to_onnx(GraphWriter(self.graph, bare=True, apart=apart))
         digest = hashlib.sha256()
         for tensor in sorted(proto.graph.initializer, key=lambda t: t.name):
-            raw = tensor.raw_data
+            raw: Any = apart.get(tensor.name)
+            raw = tensor.raw_data if raw is None else raw.reshape(-1).view(np.uint8).data
             tensor.raw_data = b""
             digest.update(tensor.SerializeToString(deterministic=True) + b"\0")
             digest.update(raw)

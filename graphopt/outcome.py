@@ -126,6 +126,8 @@ class Outcome:
             ("SQNR", "dB", 1, sqnr),
         ):
             known = {n: scale * v for n, v in values.items() if v is not None and math.isfinite(v)}
+            if known and name == "SQNR" and self.plan.request.recipe.quantize.fp16:
+                note = "; ".join(filter(None, [note, "a CPU computes part of fp16 in fp32"]))
             if known:
                 report.metrics.append(Metric(name, unit, known, note))
 
@@ -189,6 +191,8 @@ class Outcome:
         if told and found is not None:
             left = f"with {len(found.exclude)} of {found.candidates} layers in floating point"
             told.append(f"that is the best of {found.evaluations} models tried, {left}")
+            if found.in_float is not None:
+                told.append(f"without INT8 it is missed too ({found.in_float.verdict})")
         return "; ".join(told)
 
 

@@ -158,7 +158,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
             ui.warn(warning)
         _try_out(request, evaluation, ui)
     pruning = decide_pruning(recipe, calibration, bool(unrunnable), report, ui)
-    bits = decide_quantization(recipe, calibration, report, ui)
+    bits = decide_quantization(recipe, calibration, report, ui, unrunnable=bool(unrunnable))
     request = replace(request, recipe=_resolved(recipe, engine, align, pruning, bits, shapes))
     report.recipe = request.recipe.model_dump(mode="json")
     return BuildPlan(
@@ -243,6 +243,7 @@ def _custom_ops_refused(request: Request, model: Model, engine: Engine) -> str:
         recipe = request.recipe
         needs = {
             "--int8 calibrates on ONNX Runtime": recipe.quantize.int8,
+            "--rounding second-order runs it": recipe.quantize.rounding == "second-order",
             "a limit is measured on ONNX Runtime": recipe.gate.asked,
             "--engine onnxruntime builds for it": request.build_engine
             and engine.name == "onnxruntime",

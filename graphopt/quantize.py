@@ -25,11 +25,13 @@ from graphopt.model import Model
 from graphopt.passes.insert_qdq import InsertQDQ, excluded_nodes
 
 
-def wanted_tensors(model: Model, exclude: Sequence[str]) -> list[str]:
-    """Return the tensors any dialect needs a range for, in graph order."""
+def wanted_tensors(
+    model: Model, exclude: Sequence[str], dialects: Sequence[str] | None = None
+) -> list[str]:
+    """Return the tensors that dialects need a range for, any of them by default, in graph order."""
     left_out = excluded_nodes(model, tuple(exclude))
     wanted: set[str] = set()
-    for name in DIALECTS.names():
+    for name in DIALECTS.names() if dialects is None else dialects:
         wanted.update(DIALECTS.load(name)().wanted(model, left_out))
     return [name for name in activations(model) if name in wanted]
 
@@ -50,6 +52,29 @@ def calibration_plan(
     first = next(iter(data.batches(1)), {})
     sample = {name: array.shape for name, array in first.items()}
     return plan(model, wanted, sample, memory=memory, fixed_batch=data.fixed_batch)
+
+
+def require_quantizable(model: Model, tensors: Sequence[str]) -> None:
+    """Refuse a model in which INT8 has nothing to do.
+
+    Args:
+        model: the model.
+        tensors: what :func:`wanted_tensors` found in it.
+
+    Raises:
+        UnsupportedModelError: nothing; one line that says why.
+    """
+    if tensors:
+        return
+    if any(t.dtype == np.float16 for t in model.graph.tensors().values()):
+        raise UnsupportedModelError(
+            "the weights are float16, and INT8 is calibrated in float32: start from the "
+            "float32 model, or leave --int8 out"
+        )
+    raise UnsupportedModelError(
+        "nothing in this model can be quantized: no Conv, ConvTranspose, Gemm or MatMul with "
+        "constant float32 weights wide enough; leave --int8 out"
+    )
 
 
 def calibration_table(
@@ -79,16 +104,7 @@ def calibration_table(
         UnsupportedModelError: there is nothing to calibrate.
         DataError: an activation is NaN or infinite.
     """
-    if not tensors:
-        if any(t.dtype == np.float16 for t in model.graph.tensors().values()):
-            raise UnsupportedModelError(
-                "the weights are float16, and INT8 is calibrated in float32: start from the "
-                "float32 model, or leave --int8 out"
-            )
-        raise UnsupportedModelError(
-            "nothing in this model can be quantized: no Conv, ConvTranspose, Gemm or MatMul with "
-            "constant float32 weights wide enough; leave --int8 out"
-        )
+    require_quantizable(model, tensors)
     name = CALIBRATORS.canonical(method)
     how = calibration_plan(model, tensors, data, memory)
     if len(how.passes) > 1:

@@ -9,13 +9,15 @@ from graphopt.calibrators import CALIBRATORS
 from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.errors import DataError, UnsupportedModelError, UsageError
+from graphopt.passes.fp16_ops import QDQ_OPSET
 from graphopt.profiles import DeviceProfile
 from graphopt.recipe import Quantize, Recipe
 from graphopt.report import Report
 
 DEFAULT_CALIBRATOR = "auto"
 BLOCK_OPSET = 21  # the first with int4 and with a block size of DequantizeLinear
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+# More than twelve digits are a mistake, and need not fit a float.
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(?:([KMGT])(i?))?B?", re.IGNORECASE | re.ASCII)
 
 
 def label(quantize: Quantize) -> str:
@@ -37,10 +39,13 @@ def parse_size(text: str) -> int:
         UsageError: it is no size.
     """
     found = _SIZE.fullmatch(text.strip())
-    if found is None or not float(found[1]):
+    size = 0
+    if found is not None:
+        base = 1024 if found[3] else 1000
+        size = int(float(found[1]) * base ** " KMGT".index((found[2] or " ").upper()))
+    if not size:
         raise UsageError(f"'{text}' is no size of memory: write it like 2GB or 512MB")
-    base = 1024 if found[3] else 1000
-    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
+    return size
 
 
 def memory_of(recipe: Recipe) -> int | None:
@@ -72,6 +77,8 @@ def check_quantization(recipe: Recipe) -> None:
         _refuse_needless(wanted)
     if wanted.block is not None and wanted.weights is None:
         raise UsageError("--block says how many weights share a scale: give --weights int4")
+    if wanted.block is not None and wanted.block & (wanted.block - 1):
+        raise UsageError(f"--block {wanted.block}: a block has 16, 32, 64, 128 … rows")
     limits = {"--max-drop": recipe.gate.max_drop, "--min-sqnr": recipe.gate.min_sqnr}
     for flag, value in limits.items():
         if value is None:
@@ -80,8 +87,21 @@ def check_quantization(recipe: Recipe) -> None:
             raise UsageError(f"{flag} means nothing on made-up data: leave --synthetic out")
         if not (recipe.data.evaluation or recipe.data.calibration):
             raise UsageError(f"{flag} needs samples to measure on: give --eval or --data")
-    if wanted.rounding == "second-order" and not recipe.data.calibration:
-        raise DataError("--rounding second-order looks at activations: give --data")
+    looking = {
+        "--rounding second-order": wanted.rounding == "second-order",
+        "--bias-correction": wanted.bias,
+        "--equalize": wanted.equalize,
+        "--smooth": wanted.smooth,
+    }
+    for flag, asked in looking.items():
+        if asked and not recipe.data.calibration:
+            raise DataError(f"{flag} looks at activations: give --data")
+    for flag in ("--equalize", "--smooth"):
+        if wanted.table is not None and looking[flag]:
+            raise UsageError(
+                f"{flag} changes ranges, and --calibration brings those of the model without it: "
+                "leave one out"
+            )
 
 
 def _refuse_needless(wanted: Quantize) -> None:
@@ -111,8 +131,13 @@ def check_device(recipe: Recipe, device: DeviceProfile) -> None:
     wanted = recipe.quantize
     if wanted.weights and device.max_opset is not None and device.max_opset < BLOCK_OPSET:
         raise UnsupportedModelError(
-            f"--weights {wanted.weights} needs opset {BLOCK_OPSET}, and TensorRT for {device.name} "
-            f"parses up to {device.max_opset}: use --int8"
+            f"--weights {wanted.weights} needs TensorRT 10 (opset {BLOCK_OPSET}), and TensorRT for "
+            f"{device.name} parses up to opset {device.max_opset}: use --int8"
+        )
+    if wanted.int8 and wanted.fp16 and (device.max_opset or QDQ_OPSET) < QDQ_OPSET:
+        raise UnsupportedModelError(
+            f"--fp16 beside --int8 needs opset {QDQ_OPSET} (Q/DQ with fp16 scales), and TensorRT "
+            f"for {device.name} parses up to opset {device.max_opset}: leave one of the two out"
         )
     if wanted.fp16 and device.sm is not None and "fp16" not in device.precisions:
         raise UnsupportedModelError(
@@ -121,26 +146,39 @@ def check_device(recipe: Recipe, device: DeviceProfile) -> None:
 
 
 def decide_quantization(
-    recipe: Recipe, calibration: Dataset | None, report: Report, ui: Console
+    recipe: Recipe,
+    calibration: Dataset | None,
+    report: Report,
+    ui: Console,
+    *,
+    unrunnable: bool = False,
 ) -> Mapping[str, object]:
     """Return the ``quantize`` part with what was open decided, each with its reason."""
     wanted = recipe.quantize
     decided: dict[str, object] = {}
     if not wanted.int8 and wanted.weights is None:
         return decided
-    real = calibration is not None and not calibration.synthetic
+    real = calibration is not None and not calibration.synthetic and not unrunnable
 
     def decide(name: str, value: object, reason: str) -> None:
         decided[name] = value
         report.decide(name, str(value), reason)
         ui.info(f"{name} {value}: {reason}")
 
+    reason = "there is data to weigh errors with" if real else "there is no data to weigh errors"
+    if unrunnable:
+        reason = "the model does not run here, so errors cannot be weighed"
     if wanted.rounding is None:
-        decide(
-            "rounding",
-            "second-order" if real else "nearest",
-            "there is data to weigh errors with" if real else "there is no data to weigh errors",
-        )
+        decide("rounding", "second-order" if real else "nearest", reason)
+    if wanted.int8:
+        own = real and wanted.table is None
+        for name, given in (
+            ("bias", wanted.bias),
+            ("equalize", wanted.equalize),
+            ("smooth", wanted.smooth),
+        ):
+            if given is None:
+                decided[name] = real if name == "bias" else own
     if wanted.int8 and (wanted.calibrator or not wanted.table):
         decided["calibrator"] = CALIBRATORS.canonical(wanted.calibrator or DEFAULT_CALIBRATOR)
     return decided

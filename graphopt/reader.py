@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx.external_data_helper import uses_external_data
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from graphopt.errors import ModelFormatError
@@ -72,8 +72,51 @@ def elem_type_of(dtype: Any) -> int:
     )
 
 
+def take_external(graph: onnx.GraphProto, folder: str) -> dict[str, Tensor]:
+    """Read the initializers that lie in other files, one after the other; return them by name.
+
+    In ``graph`` they become inputs, for the checker, which wants to see every name. A protobuf
+    message keeps what was ever stored in it: loaded into the model itself, and read from there,
+    the weights would lie in memory three times over.
+
+    Raises:
+        OSError, ValueError, onnx.checker.ValidationError: a file cannot be read, or a tensor says
+            that its data lies where none is, or outside of ``folder``.
+        ModelFormatError: a tensor is cut short.
+    """
+    names = [t.name for t in graph.initializer]
+    taken: dict[str, Tensor] = {}
+    left = []
+    for initializer in graph.initializer:
+        if not uses_external_data(initializer) or names.count(initializer.name) > 1:
+            left.append(initializer)
+            continue
+        alone = onnx.TensorProto()
+        alone.CopyFrom(initializer)
+        load_external_data_for_tensor(alone, folder)
+        alone.data_location = onnx.TensorProto.DEFAULT
+        del alone.external_data[:]
+        taken[alone.name] = _read_constant(alone)
+    if taken:
+        kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in left]
+        kinds = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        known = {value.name for value in graph.input}
+        graph.input.extend(
+            onnx.helper.make_tensor_value_info(name, *kinds[name])
+            for name in taken
+            if name not in known
+        )
+    return taken
+
+
 def read_graph(
-    proto: onnx.GraphProto, opset: int, outer: Mapping[str, Tensor] | None = None
+    proto: onnx.GraphProto,
+    opset: int,
+    outer: Mapping[str, Tensor] | None = None,
+    *,
+    taken: Mapping[str, Tensor] | None = None,
 ) -> Graph:
     """Return the graph that ``proto`` describes; it shares nothing with ``proto``.
 
@@ -84,12 +127,13 @@ def read_graph(
         proto: the graph.
         opset: version of the standard operators.
         outer: the tensors that a body may read.
+        taken: what :func:`take_external` returned.
 
     Raises:
         ModelFormatError: an initializer is cut short, or its data is in a file not loaded.
     """
     scope = outer or {}
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = dict(taken or {})
     for initializer in proto.initializer:
         tensors[initializer.name] = _read_constant(initializer)
     for sparse in proto.sparse_initializer:

@@ -118,8 +118,8 @@ class Quantize(_Part):
     ``"int8"``; ``fp16`` is for all that stays floating point. ``table`` is the path of a
     calibration made before, ``exclude`` holds patterns over node names and operator types. What is
     None is decided, and said: ``rounding`` of weights (``"second-order"`` or ``"nearest"``),
-    ``bias`` correction, cross-layer ``equalize``, and ``smooth``, the share of the migration from
-    activations to weights (0 for none).
+    ``bias`` correction, ``equalize`` (channels between layers), ``smooth`` (outliers behind
+    normalizations move into weights).
     """
 
     int8: bool = False
@@ -132,7 +132,7 @@ class Quantize(_Part):
     rounding: Literal["second-order", "nearest"] | None = None
     bias: bool | None = None
     equalize: bool | None = None
-    smooth: float | None = Field(default=None, ge=0, le=1)
+    smooth: bool | None = None
 
     @property
     def asked(self) -> bool:

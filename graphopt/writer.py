@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Graph, Node, Tensor
+from graphopt.graph import Array, Graph, Node, Tensor
 from graphopt.reader import SparseInitializer, elem_type_of, rest, schema_attributes
+
+_APART_BYTES = 1 << 20
 
 
 class GraphWriter:
@@ -20,12 +22,22 @@ class GraphWriter:
         bare: leave out whatever changes nothing that is computed (doc strings, inner shapes).
         largest: initializers of the outermost graph with more elements become inputs (for shape
             inference, which needs their type and not their values).
+        apart: takes the values of large initializers of the outermost graph, by name, that then
+            are written without them: C-contiguous, little-endian, not copied where they were so.
     """
 
-    def __init__(self, graph: Graph, *, bare: bool = False, largest: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        bare: bool = False,
+        largest: int | None = None,
+        apart: dict[str, Array] | None = None,
+    ) -> None:
         self._graph = graph
         self._bare = bare
         self._largest = largest
+        self._apart = apart
         self._owned: dict[int, list[Tensor]] = {}
         self._find_owners()
 
@@ -112,11 +124,32 @@ class GraphWriter:
                 sparse.values.name = tensor.name
             elif graph is self._graph and self._is_too_large(tensor):
                 self._write_value(tensor, proto.input.add())
+            elif graph is self._graph and self._is_apart(tensor):
+                self._write_hollow(tensor, proto.initializer.add())
             else:
                 self._write_tensor(tensor, proto.initializer.add())
 
     def _is_too_large(self, tensor: Tensor) -> bool:
         return self._largest is not None and int(np.prod(tensor.shape)) > self._largest
+
+    def _is_apart(self, tensor: Tensor) -> bool:
+        # Their raw data is their bytes; others (float8, int4, strings) are packed or spelled out.
+        dtype = np.dtype(tensor.dtype)
+        size = int(np.prod(tensor.shape)) * dtype.itemsize
+        return self._apart is not None and dtype.kind in "fiu" and size >= _APART_BYTES
+
+    def _write_hollow(self, tensor: Tensor, proto: onnx.TensorProto) -> None:
+        assert self._apart is not None
+        values = np.ascontiguousarray(tensor.values)
+        values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        self._apart[tensor.name] = values
+        proto.name = tensor.name
+        proto.dims.extend(values.shape)
+        proto.data_type = elem_type_of(tensor.dtype)
+        proto.raw_data = b""
+        left = rest(tensor)
+        if not self._bare and isinstance(left, onnx.TensorProto):
+            proto.MergeFrom(left)
 
     def _write_tensor(self, tensor: Tensor, proto: onnx.TensorProto) -> None:
         proto.CopyFrom(onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name))

@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
     {"recipe"},
     {"report", "output", "stages", "pruning", "weights", "prune_options", "optimize", "quantize",
      "measure", "prepare", "outcome", "opening", "inspection", "sensitivity", "quantization",
-     "quantize_options", "bits", "linting", "honesty"},
+     "quantize_options", "bits", "int8", "linting", "honesty"},
     {"pipeline"},
     {"verbs", "verbs_analyze", "verbs_calibrate"},
     {"cli", "__main__"},

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphopt.graph import in_graph_order
+from graphopt.graph import Names, in_graph_order
 from graphopt.model import Model
-from graphopt.quantization.scaling import Site, rescale, weight_ranges, written_ranges
+from graphopt.quantization.scaling import rescale, weight_ranges, written_ranges
 from graphopt.quantization.second_order import Matrix
+from graphopt.quantization.sites import Site
 from graphopt.statistics.collect import MEMORY, Batches, channel_rows
 from graphopt.statistics.replay import Progress, Replay
 from graphopt.statistics.spill import Spill
@@ -86,7 +87,7 @@ def balanced(
         exact: factors are powers of two, so that the float network gives the same bits.
     """
     scratch = model.clone()
-    nodes = {node.name: node for node in scratch.graph.nodes}
+    nodes, names = {node.name: node for node in scratch.graph.nodes}, Names(scratch.graph)
     logs = [np.zeros(site.channels) for site in sites]
     for _ in range(ROUNDS):
         moved = 0.0
@@ -99,7 +100,7 @@ def balanced(
             step = np.clip(logs[i] + step, -FARTHEST, FARTHEST) - logs[i]
             logs[i] += step
             moved = max(moved, float(np.abs(step).max(initial=0.0)))
-            rescale(scratch, site, np.exp2(step), nodes)
+            rescale(scratch, site, np.exp2(step), nodes, names)
         if moved < _STILL:
             break
     return [np.exp2(np.rint(log) if exact else log) for log in logs]
@@ -107,7 +108,7 @@ def balanced(
 
 def _step(site: Site, ranges: Matrix, read: Matrix, alpha: float) -> Matrix:
     """Return the base-2 logarithm of how much more each channel is to be divided by."""
-    alive = (ranges > 0) & (read > 0)
+    alive = (ranges > 0) & (read > 0) & np.isfinite(ranges)
     if not alive.any():
         return np.zeros(site.channels)
     one = np.log2(np.where(alive, ranges, 1.0))

@@ -2,12 +2,13 @@
 
 The rounding of one layer is :mod:`graphopt.quantization.second_order`; here is what it is given.
 
+* ``float`` (the default): the weights as they are, on the activations of the float network. Costs
+  one run of it.
 * ``sequential``: layers in graph order, each on the activations that the *quantized* network gives
   it, layers before it rounded already. What is rounded are not the old weights but those of least
   squares for what the float network gave there (:mod:`graphopt.recovery.least_squares`), where
   these do better on samples they were not fitted to: so weights make up for what rounding and
   clipping did to activations, as far as weights can. Costs a run of both networks, piece by piece.
-* ``float``: the old weights, on the activations of the float network. Costs one run.
 
 Either way the bias takes back the mean of what rounding *weights* does to a layer's output
 (:mod:`graphopt.quantization.bias`).
@@ -20,20 +21,21 @@ to ``memory`` bytes, the rest in files. A layer too wide for the matrix of its f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from graphopt.calibrators import CalibrationTable
 from graphopt.dialects import DIALECTS
-from graphopt.dialects.codes import Codes, WeightCodes
+from graphopt.dialects.codes import WeightCodes
 from graphopt.dialects.heads import Head, label
 from graphopt.dialects.scales import MAX_SCALE, MIN_SCALE
 from graphopt.errors import UsageError
-from graphopt.graph import Array, Names, constant, uses
+from graphopt.graph import Array, Names, uses
 from graphopt.model import Model
 from graphopt.passes.base import Skip
+from graphopt.quantization.refined import Refined
 from graphopt.quantization.second_order import Matrix, cost, round_second_order
 from graphopt.quantization.simulate import place, quantized_heads, simulate
 from graphopt.recovery.least_squares import least_squares
@@ -51,46 +53,6 @@ FULL_RANGE = 127
 TOO_WIDE = "rounded to nearest: its channels are too many for second order"
 SHARED = "rounded to nearest: others share its weight"
 NO_LAYER = "rounded to nearest: this form of Gemm is not handled"
-
-
-@dataclass(frozen=True, slots=True)
-class Refined:
-    """A model with the codes of its weights.
-
-    Attributes:
-        model: biases corrected; where there are codes, its weights are what these stand for.
-        codes: node label -> how its weight is rounded; for :class:`InsertQDQ`.
-        solved: for each layer rounded, the relative squared error that rounding makes in its
-            output: ``before`` to nearest, ``after`` as chosen.
-        skipped: the layers rounded to nearest, and why.
-    """
-
-    model: Model
-    codes: Codes = field(default_factory=dict)
-    solved: tuple[Solved, ...] = ()
-    skipped: tuple[Skip, ...] = ()
-
-    def without(self, original: Model, nodes: Collection[str]) -> Refined:
-        """Return the same with some layers as they were: for those that stay float after all.
-
-        Args:
-            original: the model that was refined.
-            nodes: labels of nodes; those without codes are left out.
-        """
-        gone = [name for name in self.codes if name in set(nodes)]
-        model = self.model.clone()
-        names, now = Names(model.graph), {n.name: n for n in model.graph.nodes}
-        then = {n.name: n for n in original.graph.nodes}
-        for name in gone:
-            layer = layer_of(original.graph, then[name])
-            assert layer is not None
-            weight = constant(then[name].inputs[1])
-            assert weight is not None
-            matrix = layer.matrix(weight, then[name])
-            set_weights(model, layer, matrix, bias_of(layer, then), now, names)
-        codes = {name: codes for name, codes in self.codes.items() if name not in gone}
-        solved = tuple(x for x in self.solved if x.node not in gone)
-        return Refined(model, codes, solved, self.skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +181,7 @@ def round_weights(
     *,
     dialect: str,
     exclude: Sequence[str] = (),
-    how: str = SEQUENTIAL,
+    how: str = FLOAT,
     bias: bool = True,
     memory: int = MEMORY,
     threads: int | None = None,
@@ -233,7 +195,7 @@ def round_weights(
         batches: gives the samples, the same each time; real ones, not made up.
         dialect: a name in :data:`graphopt.dialects.DIALECTS`.
         exclude: patterns of nodes that stay float, as for :class:`InsertQDQ`.
-        how: ``sequential`` or ``float``.
+        how: ``float`` or ``sequential``.
         bias: whether biases may change.
         memory: bytes of activations held in memory.
         threads: cores for ONNX Runtime.
@@ -245,10 +207,10 @@ def round_weights(
         UnsupportedModelError: the model is quantized already, or ONNX Runtime refuses it.
     """
     if how not in (SEQUENTIAL, FLOAT):
-        raise UsageError(f"weights are rounded {SEQUENTIAL} or {FLOAT}, not '{how}'")
+        raise UsageError(f"weights are rounded {FLOAT} or {SEQUENTIAL}, not '{how}'")
     placed = place(model, table, dialect, exclude)
-    levels = int(getattr(DIALECTS.load(dialect)(), "levels", FULL_RANGE))
-    work, skipped = _work(model, quantized_heads(model, placed, exclude))
+    levels = levels_of(dialect)
+    work, skipped = workable(model, quantized_heads(model, placed, exclude))
     done: dict[str, Rounded] = {}
     solved: list[Solved] = []
     if work and how == SEQUENTIAL:
@@ -275,7 +237,13 @@ def round_weights(
     return _written(model, work, done, solved, skipped, bias=bias)
 
 
-def _work(model: Model, heads: Sequence[Head]) -> tuple[list[tuple[Layer, Head]], list[Skip]]:
+def levels_of(dialect: str) -> int:
+    """Return the greatest code of a weight in a dialect: 127, or 64 where sums would saturate."""
+    return int(getattr(DIALECTS.load(dialect)(), "levels", FULL_RANGE))
+
+
+def workable(model: Model, heads: Sequence[Head]) -> tuple[list[tuple[Layer, Head]], list[Skip]]:
+    """Return the heads that can be given weights of their own, and those that cannot."""
     work, skipped = [], []
     for head in heads:
         layer = layer_of(model.graph, head.node)

@@ -74,6 +74,22 @@ class Placement:
             missing.update((t, None) for t in wanted if t not in self.table.ranges)
         if missing and self.extend is not None:
             more = self.extend(tuple(missing))
-            self.table = replace(self.table, ranges={**more.ranges, **self.table.ranges})
+            self.table = _joined(self.table, more)
             return all(name in self.table.ranges for name in missing)
         return not missing
+
+
+def _joined(table: CalibrationTable, more: CalibrationTable) -> CalibrationTable:
+    """Return a table with the tensors of another of the same model; its own come first.
+
+    Histograms are kept where both have them, of the same samples: a table has all or none.
+    """
+    a, b, counts = table.counts, more.counts, None
+    if (
+        a is not None
+        and b is not None
+        and (a.seen, a.preprocess, a.positions) == (b.seen, b.preprocess, b.positions)
+    ):
+        histograms = {**b.histograms, **a.histograms}
+        counts = replace(a, histograms=histograms, gains={**b.gains, **a.gains})
+    return replace(table, ranges={**more.ranges, **table.ranges}, counts=counts)

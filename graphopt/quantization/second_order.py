@@ -67,10 +67,10 @@ def round_second_order(
     """
     w = np.asarray(weight, dtype=np.float64)
     s, lows, highs = (np.broadcast_to(a, w.shape) for a in (steps, low, high))
-    plain = np.clip(np.rint(w / s), lows, highs)
+    plain: Matrix = np.clip(np.rint(w / s), lows, highs)
     hessian = _damped(np.asarray(gram, dtype=np.float64), damping)
     if hessian is None or not w.size:
-        return plain.astype(np.int64)
+        return np.asarray(plain, dtype=np.int64)
     found = _nearest_plane(w, hessian, s, lows, highs)
     for start in (found, plain):
         _descend(start, w, hessian, s, lows, highs, sweeps)

@@ -14,7 +14,7 @@ from graphopt.model import Model
 from graphopt.passes.base import PassResult
 from graphopt.quantization.equalize import rescaled
 from graphopt.quantization.factors import balanced, channel_maxima
-from graphopt.quantization.scaling import norm_sites
+from graphopt.quantization.sites import norm_sites
 from graphopt.statistics.collect import MEMORY, Batches
 from graphopt.statistics.replay import Progress
 

@@ -1,0 +1,296 @@
+"""INT8: ranges, weights made to bear it, layers left out where a limit asks for it, Q/DQ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graphopt.calibrators import CalibrationTable
+from graphopt.calibrators.judge import table_warnings
+from graphopt.calibrators.sources import Loaded, load_table
+from graphopt.console import Console
+from graphopt.dialects.codes import Codes
+from graphopt.model import Model
+from graphopt.passes.to_fp16 import fp16_tensors
+from graphopt.prepare import BuildPlan
+from graphopt.pruning import batches_of
+from graphopt.quantization.mixed import Found, Limit, Placement, find
+from graphopt.quantization.refine import NEAREST, WeightOptions, prepare_weights, refine
+from graphopt.quantization.refined import Refined
+from graphopt.quantization.rounding import FLOAT
+from graphopt.quantize import (
+    activations,
+    calibration_table,
+    qdq_pass,
+    require_quantizable,
+    wanted_tensors,
+)
+from graphopt.quantize_options import DEFAULT_CALIBRATOR, memory_of
+from graphopt.report import Report
+from graphopt.stages import say_pass
+from graphopt.statistics.collect import MEMORY as STATISTICS_MEMORY
+from graphopt.statistics.collect import Batches
+
+CPU_DIALECT = "onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """A model in INT8, and what it was made with.
+
+    Attributes:
+        model: with Q/DQ as the engine wants it.
+        for_cpu: with Q/DQ as ONNX Runtime wants it; None where a table from a file lacks ranges.
+        base: the float32 model that the ranges are of.
+        table: the ranges.
+        codes: how weights are rounded; to nearest where it says nothing.
+        exclude: patterns of nodes that stay floating point, those a search found too.
+        found: what the search came to, where there was one.
+    """
+
+    model: Model
+    for_cpu: Model | None
+    base: Model
+    table: CalibrationTable
+    codes: Codes = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
+    found: Found | None = None
+
+
+def to_int8(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Int8:
+    """Quantize weights and activations.
+
+    Args:
+        plan: what was asked for.
+        model: float32, simplified, folded, pruned.
+        report: takes the stages.
+        ui: shows progress.
+
+    Raises:
+        GraphoptError: a table, a model or samples do not fit.
+    """
+    recipe, wanted = plan.request.recipe, plan.request.recipe.quantize
+    options = WeightOptions(
+        equalize=bool(wanted.equalize),
+        smooth=bool(wanted.smooth),
+        rounding=FLOAT if wanted.rounding == "second-order" else NEAREST,
+        bias=bool(wanted.bias),
+    )
+    base = _prepared(plan, model, options, report, ui)
+    table = _ranges(plan, base, report, ui)
+    refined = _refined(plan, base, table, options, report, ui)
+    exclude, found = wanted.exclude, None
+    if recipe.gate.asked and not plan.unrunnable:
+        found, table = _search(plan, refined, table, report, ui)
+        exclude = (*exclude, *found.patterns)
+        refined = refined.without(base, found.exclude)
+    made = insert(plan, refined.model, table, refined.codes, exclude, report, ui)
+    for_cpu = _for_cpu(plan, made, refined, table, exclude)
+    return Int8(made, for_cpu, base, table, refined.codes, exclude, found)
+
+
+def _for_cpu(
+    plan: BuildPlan,
+    made: Model,
+    refined: Refined,
+    table: CalibrationTable,
+    exclude: tuple[str, ...],
+) -> Model | None:
+    """Return the same with Q/DQ placed for ONNX Runtime, which is what can be timed here."""
+    if plan.engine.dialect == CPU_DIALECT:
+        return made
+    wanted = wanted_tensors(refined.model, exclude, (CPU_DIALECT,))
+    if any(name not in table.ranges for name in wanted):
+        return None
+    return qdq_pass(CPU_DIALECT, table, exclude, refined.codes)(refined.model).model
+
+
+def _batches(plan: BuildPlan) -> Batches | None:
+    """Return the samples that weights may be fitted to: real ones."""
+    data = plan.calibration
+    return None if data is None or data.synthetic else batches_of(data)
+
+
+def _memory(plan: BuildPlan) -> int:
+    return memory_of(plan.request.recipe) or STATISTICS_MEMORY
+
+
+def _prepared(
+    plan: BuildPlan, model: Model, options: WeightOptions, report: Report, ui: Console
+) -> Model:
+    """Even out channels before ranges are measured; the function stays the same."""
+    if not (options.equalize or options.smooth):
+        return model
+    with report.stage("prepare-weights") as stage:
+        with ui.progress("evening out channels", None) as tick:
+            done = prepare_weights(
+                model, _batches(plan), options, memory=_memory(plan), progress=tick
+            )
+        stage.facts = {result.name: result.counts() for result in done}
+    for result in done:
+        if result.changes:
+            say_pass(result, stage.seconds, ui)
+        else:
+            ui.detail(f"{result.name}: nothing to do")
+    return done[-1].model if done else model
+
+
+def _refined(
+    plan: BuildPlan,
+    model: Model,
+    table: CalibrationTable,
+    options: WeightOptions,
+    report: Report,
+    ui: Console,
+) -> Refined:
+    """Choose how weights are rounded, and take mean errors back."""
+    batches = _batches(plan)
+    if batches is None or (options.rounding == NEAREST and not options.bias):
+        return Refined(model)
+    with report.stage("round-weights") as stage:
+        with ui.progress("rounding weights", None) as tick:
+            refined = refine(
+                model,
+                table,
+                batches,
+                options,
+                dialect=plan.engine.dialect,
+                exclude=plan.request.recipe.quantize.exclude,
+                memory=_memory(plan),
+                progress=tick,
+            )
+        stage.skipped = [{"where": s.where, "reason": s.reason} for s in refined.skipped]
+        stage.facts = {"layers": [one.to_json() for one in refined.solved]}
+    corrected = ", biases corrected" if options.bias else ""
+    ui.info(
+        f"round-weights: {len(refined.codes)} layers by second order{corrected}; "
+        f"{len(refined.skipped)} to nearest ({stage.seconds:.2f} s)"
+    )
+    for skip in refined.skipped:
+        ui.detail(f"to nearest {skip.where}: {skip.reason}")
+    return refined
+
+
+def _ranges(plan: BuildPlan, model: Model, report: Report, ui: Console) -> CalibrationTable:
+    """Read the ranges from a file, or calibrate."""
+    recipe = plan.request.recipe
+    tensors = wanted_tensors(model, recipe.quantize.exclude)
+    require_quantizable(model, tensors)
+    if recipe.quantize.table is not None:
+        loaded = load_ranges(plan, model)
+        for warning in (*loaded.warnings, *table_warnings(loaded.table)):
+            ui.warn(warning)
+        report.synthetic = report.synthetic or loaded.table.synthetic
+        report.decide("ranges", recipe.quantize.table, f"a table of {loaded.origin}")
+        ui.info(f"ranges from {recipe.quantize.table}: {loaded.table.method}")
+        return loaded.table
+    if plan.device.dla:
+        tensors = activations(model)
+        report.decide("calibrated tensors", str(len(tensors)), "DLA wants a scale for each")
+    elif recipe.quantize.fp16:
+        known = {*tensors, *fp16_tensors(model)}
+        tensors = [name for name in activations(model) if name in known]
+    table = _calibrate(plan, model, tensors, report, ui)
+    for warning in table_warnings(table):
+        ui.warn(warning)
+    return table
+
+
+def load_ranges(plan: BuildPlan, model: Model) -> Loaded:
+    """Read the table that was named; it must have what the engine's dialect wants, no more."""
+    wanted = plan.request.recipe.quantize
+    needed = wanted_tensors(model, wanted.exclude, (plan.engine.dialect,))
+    return load_table(wanted.table or "", model, wanted=needed, calibrator=wanted.calibrator or "")
+
+
+def _calibrate(
+    plan: BuildPlan, model: Model, tensors: Sequence[str], report: Report, ui: Console
+) -> CalibrationTable:
+    if plan.calibration is None:
+        raise ValueError("prepare() gives every INT8 plan calibration data")
+    recipe = plan.request.recipe
+    method, memory = recipe.quantize.calibrator or DEFAULT_CALIBRATOR, memory_of(recipe)
+    with report.stage("calibrate") as stage:
+        table = calibration_table(model, plan.calibration, method, tensors, ui, memory=memory)
+        stage.facts = {
+            "calibrator": table.method,
+            "tensors": len(table.ranges),
+            "samples": table.samples,
+        }
+    ui.info(
+        f"calibrate: {len(table.ranges)} tensors, {table.samples} samples, "
+        f"{table.method} ({stage.seconds:.2f} s)"
+    )
+    return table
+
+
+def _search(
+    plan: BuildPlan,
+    refined: Refined,
+    table: CalibrationTable,
+    report: Report,
+    ui: Console,
+) -> tuple[Found, CalibrationTable]:
+    """Find the layers to leave in floating point so that the limit is met.
+
+    The table comes back with what those choices want besides.
+    """
+    recipe = plan.request.recipe
+    gate = recipe.gate
+
+    def extend(tensors: Sequence[str]) -> CalibrationTable:
+        return _calibrate(plan, refined.model, tensors, Report(), Console(verbosity=-1))
+
+    place = Placement(
+        refined.model,
+        table,
+        plan.engine.dialect,
+        refined.codes,
+        recipe.quantize.exclude,
+        extend if plan.calibration is not None else None,
+    )
+    original = recipe.recover.original
+    with report.stage("mixed-precision") as stage:
+        found = find(
+            place,
+            plan.request.model if original is None else Path(original),
+            plan.evaluation,
+            Limit(gate.max_drop, gate.min_sqnr),
+            calibration=plan.calibration,
+            ui=ui,
+        )
+        stage.facts = found.to_json()
+    for line in found.lines():
+        ui.info(f"mixed-precision: {line}")
+    if found.exclude:
+        names = ", ".join(found.exclude)
+        report.decide("left in floating point", names, f"the fewest that meet {found.limit}")
+    return found, place.table
+
+
+def insert(
+    plan: BuildPlan,
+    model: Model,
+    table: CalibrationTable,
+    codes: Codes,
+    exclude: Sequence[str],
+    report: Report,
+    ui: Console,
+) -> Model:
+    """Write the ranges into the graph as the engine wants them."""
+    step = qdq_pass(plan.engine.dialect, table, exclude, codes)
+    with report.stage(step.name) as stage:
+        result = step(model)
+        stage.record(result)
+        stage.facts = {"dialect": plan.engine.dialect}
+    ui.info(
+        f"{step.name}: {result.counts().get('quantized', 0)} operators in the "
+        f"{plan.engine.dialect} dialect; {len(result.skipped)} left in floating point "
+        f"({stage.seconds:.2f} s)"
+    )
+    for skip in result.skipped:
+        ui.detail(f"floating point {skip.where}: {skip.reason}")
+    if not result.changes:
+        ui.warn("--int8 quantized nothing: every operator stays floating point (-v says why)")
+    return result.model
