@@ -25,8 +25,8 @@ from graphopt.registry import did_you_mean
 from graphopt.runtime import open_session
 from graphopt.wording import one_line
 
-# Of each sample of a tensor; ranges then move about a tenth as much as when half of the images are
-# left out (docs/decisions/009).
+# Of each sample of a tensor; ranges then move at most half as much as by leaving out half of the
+# images (docs/decisions/009-a-sample-of-positions.md).
 POSITIONS = 8192
 
 

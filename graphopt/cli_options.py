@@ -210,7 +210,7 @@ COMPRESS = options(
         ),
         click.option("--block", type=COUNT, metavar="N", help="Weights that share a scale.  [128]"),
         click.option(
-            "--memory", metavar="SIZE", help="What calibration may hold, like 2GB.  [a quarter]"
+            "--memory", metavar="SIZE", help="What calibration may hold, like 2GB."
         ),
     ),
     section(

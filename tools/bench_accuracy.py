@@ -4,7 +4,7 @@ Each tool quantizes the same float model, BatchNorm folded, with the same calibr
 classifiers are calibrated on images of the training set and judged on the test set, paired; the
 detectors are calibrated on one half of the photographs and judged on the other.
 
-    python tools/bench_accuracy.py --data DIR --modelopt PYTHON --onnxsim PYTHON \\
+    python tools/bench_accuracy.py --data DIR --modelopt PYTHON --onnxsim PYTHON
         --output docs/benchmarks/accuracy.md
 
 DIR holds models/resnet20_cifar10.onnx, models/resnet56_cifar10.onnx, models/face_rfb320.onnx,
@@ -201,8 +201,8 @@ def page(rows: list[Row], output: str, known: dict[str, str], limit: int) -> str
         "# Accuracy of INT8",
         "",
         "Each tool quantized the same float model (simplified, BatchNorm folded) with the same",
-        f"calibration samples, {limit} at most. Classifiers: images right of those in the test set,",
-        "the same images; one image is 0.107 points. Detectors: 12 photographs to calibrate, 11",
+        f"calibration samples, {limit} at most. Classifiers: images right of those in the",
+        "test set, the same images; one image is 0.107 points. Detectors: 12 photographs to calibrate, 11",
         "others to judge; boxes are those of the float model found again. SQNR is over all",
         "outputs, before any softmax; the worst layer is the Conv or Gemm whose output is farthest",
         "from the float model's. What is meant for TensorRT runs as its Q/DQ says, uint8 models",
