@@ -144,7 +144,8 @@ def read_cache(path: str | os.PathLike[str]) -> tuple[CacheHeader, dict[str, flo
         scale = _parse_scale(value)
         if not separator or not name or scale is None:
             raise UsageError(
-                f"{path}, line {number}: not 'tensor: scale as 8 hex digits': {line[:60]!r}"
+                f"{path}, line {number}: not 'tensor: scale', a float32 >= 0 as 8 hex digits: "
+                f"{line[:60]!r}"
             )
         if name in scales:
             raise UsageError(f"{path}, line {number}: tensor {name[:60]!r} has two scales")

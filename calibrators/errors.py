@@ -61,6 +61,7 @@ class Moments:
 
     def below(self, points: Floats) -> tuple[Floats, Floats, Floats]:
         """Return count, sum and sum of squares of the values below each point, in bins."""
+        points = np.minimum(points, self._bins.size)  # there is nothing beyond the last
         bin_ = np.minimum(points.astype(np.int64), self._bins.size - 1)
         part, count = points - bin_, self._bins[bin_]
         inside = (part, part * (bin_ + part / 2), part * (bin_ * (bin_ + part) + part**2 / 3))

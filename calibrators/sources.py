@@ -18,6 +18,8 @@ from graphopt.model import Model
 from graphopt.registry import did_you_mean
 
 OURS, TENSORRT, ONNXRUNTIME = "graphopt", "TensorRT", "ONNX Runtime"
+MOST_BYTES = 1 << 30
+"""A table takes kilobytes a tensor; what is larger is another file, named by mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def load_table(
 
 def _read(path: str | os.PathLike[str]) -> tuple[CalibrationTable, str]:
     try:
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise UsageError(f"{path} is no calibration table: it has more than 1 GB")
         data = Path(path).read_bytes()
     except FileNotFoundError as problem:
         raise UsageError(f"no such file: {path}") from problem

@@ -24,6 +24,7 @@ SCHEMA = 2
 SCHEMAS = (1, 2)
 KIND = "graphopt-calibration-table"
 
+_FLOAT32_MAX = 3.4028234663852886e38
 _DIGEST = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 
 
@@ -163,22 +164,48 @@ class CalibrationTable:
                 f"{where} has schema {str(raw.get('schema'))[:20]}; this graphopt reads {known}"
             )
         try:
-            ranges = {
-                str(name): TensorRange(float(r["amax"]), float(r["low"]), float(r["high"]))
-                for name, r in raw["ranges"].items()
-            }
+            if not isinstance(raw["ranges"], dict):
+                raise ValueError("its ranges are no table of names")
+            ranges = {str(name): _range(str(name), r) for name, r in raw["ranges"].items()}
             return cls(
                 ranges=ranges,
-                method=str(raw["method"]),
-                model_digest=str(raw["model_digest"]),
-                data_digest=str(raw["data_digest"]),
-                samples=int(raw["samples"]),
+                method=_text(raw, "method"),
+                model_digest=_text(raw, "model_digest"),
+                data_digest=_text(raw, "data_digest"),
+                samples=_natural(raw, "samples"),
                 synthetic=bool(raw["synthetic"]),
                 counts=_counts(raw["counts"], ranges) if "counts" in raw else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
             told = f"it lacks {problem}" if isinstance(problem, KeyError) else problem
             raise UsageError(f"{where} is not a valid calibration table: {told}") from problem
+
+
+def _range(name: str, raw: Any) -> TensorRange:
+    """Read one range.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError: it is none, or beyond float32.
+    """
+    try:
+        found = TensorRange(float(raw["amax"]), float(raw["low"]), float(raw["high"]))
+    except ValueError as problem:
+        raise ValueError(f"tensor '{name[:60]}': {problem}") from problem
+    if max(found.amax, -found.low, found.high) > _FLOAT32_MAX:
+        raise ValueError(f"tensor '{name[:60]}': a range beyond float32")
+    return found
+
+
+def _text(raw: Mapping[str, Any], key: str) -> str:
+    if not isinstance(raw[key], str):
+        raise ValueError(f"its {key} is no text")
+    return str(raw[key])
+
+
+def _natural(raw: Mapping[str, Any], key: str) -> int:
+    if type(raw[key]) is not int or raw[key] < 0:
+        raise ValueError(f"its {key} is no number >= 0")
+    return int(raw[key])
 
 
 def _counts(raw: Mapping[str, Any], ranges: Mapping[str, TensorRange]) -> Counts:

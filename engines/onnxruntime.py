@@ -97,8 +97,12 @@ class OnnxRuntime:
         return Artifact(Path(out), facts)
 
     @contextmanager
-    def open(self, path: Path, /) -> Iterator[OnnxRuntimeSession]:
+    def open(self, path: Path, /, *, optimize: bool = True) -> Iterator[OnnxRuntimeSession]:
         """Open the artifact on all cores this process may use.
+
+        Args:
+            path: an ONNX file.
+            optimize: let ONNX Runtime rewrite the graph; without it all is computed as written.
 
         Raises:
             UsageError: there is no such file.
@@ -108,7 +112,7 @@ class OnnxRuntime:
 
         if not Path(path).is_file():
             raise UsageError(f"no such file: {path}")
-        with open_session(path) as session:
+        with open_session(path, optimize=optimize) as session:
             yield OnnxRuntimeSession(session)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from graphopt.calibrators import CalibrationTable
 from graphopt.console import Console
-from graphopt.int8 import insert, load_ranges, to_int8
+from graphopt.int8 import CPU_DIALECT, Finish, insert, load_ranges, to_int8
 from graphopt.model import Model
 from graphopt.passes.base import PassResult
 from graphopt.passes.to_fp16 import ToFp16, fp16_tensors
@@ -67,7 +68,7 @@ def reduce_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> B
     if not wanted.asked:
         return None
     if wanted.int8:
-        made = to_int8(plan, model, report, ui)
+        made = to_int8(plan, model, report, ui, _finish(plan) if wanted.fp16 else None)
         bits = Bits(made.model, made.base, made.table, made.exclude, made.for_cpu, made.found)
     elif wanted.weights is not None:
         lighter = _weight_only(plan, model, report, ui)
@@ -138,11 +139,26 @@ def _half(plan: BuildPlan, bits: Bits, report: Report, ui: Console) -> Bits:
     return replace(bits, model=result.model, for_cpu=None)
 
 
+def _finish(plan: BuildPlan) -> Finish:
+    """Return what takes the rest to FP16, for a search that has to judge what ships."""
+
+    def finish(base: Model, table: CalibrationTable) -> Callable[[Model], Model]:
+        ranges = _fp16_ranges(plan, Bits(base, base, table), Report())
+        step = replace(_fp16(plan), table=ranges)
+        return lambda model: step(model).model
+
+    return finish
+
+
 def _fp16(plan: BuildPlan) -> ToFp16:
     wanted = plan.request.recipe.quantize
     # Beside INT8, what is left out of it is floating point, which is to be FP16.
     exclude = () if wanted.int8 or wanted.weights is not None else wanted.exclude
-    return ToFp16(exclude=exclude, max_opset=plan.device.max_opset)
+    return ToFp16(
+        exclude=exclude,
+        max_opset=plan.device.max_opset,
+        integer_kernels=wanted.int8 and plan.engine.dialect == CPU_DIALECT,
+    )
 
 
 def _fp16_ranges(plan: BuildPlan, bits: Bits, report: Report) -> CalibrationTable | None:

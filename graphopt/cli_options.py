@@ -209,9 +209,7 @@ COMPRESS = options(
             help="Move outliers behind normalizations into weights (SmoothQuant).",
         ),
         click.option("--block", type=COUNT, metavar="N", help="Weights that share a scale.  [128]"),
-        click.option(
-            "--memory", metavar="SIZE", help="What calibration may hold, like 2GB."
-        ),
+        click.option("--memory", metavar="SIZE", help="What calibration may hold, like 2GB."),
     ),
     section(
         "How to prune",

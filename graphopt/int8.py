@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphopt.calibrators import CalibrationTable
 from graphopt.calibrators.judge import table_warnings
-from graphopt.calibrators.sources import Loaded, load_table
+from graphopt.calibrators.sources import Loaded, load_table, only
 from graphopt.console import Console
 from graphopt.dialects.codes import Codes
 from graphopt.model import Model
@@ -22,6 +22,7 @@ from graphopt.quantization.rounding import FLOAT
 from graphopt.quantize import (
     activations,
     calibration_table,
+    in_order,
     qdq_pass,
     require_quantizable,
     wanted_tensors,
@@ -33,6 +34,8 @@ from graphopt.statistics.collect import MEMORY as STATISTICS_MEMORY
 from graphopt.statistics.collect import Batches
 
 CPU_DIALECT = "onnxruntime"
+Finish = Callable[[Model, CalibrationTable], Callable[[Model], Model]]
+"""Given the float model and its ranges, returns what a model with Q/DQ goes through to ship."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,9 @@ class Int8:
     found: Found | None = None
 
 
-def to_int8(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Int8:
+def to_int8(
+    plan: BuildPlan, model: Model, report: Report, ui: Console, finish: Finish | None = None
+) -> Int8:
     """Quantize weights and activations.
 
     Args:
@@ -66,6 +71,7 @@ def to_int8(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Int8:
         model: float32, simplified, folded, pruned.
         report: takes the stages.
         ui: shows progress.
+        finish: what is done to the model afterwards, which a limit has to bear too.
 
     Raises:
         GraphoptError: a table, a model or samples do not fit.
@@ -82,8 +88,12 @@ def to_int8(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Int8:
     refined = _refined(plan, base, table, options, report, ui)
     exclude, found = wanted.exclude, None
     if recipe.gate.asked and not plan.unrunnable:
-        found, table = _search(plan, refined, table, report, ui)
+        done = None if finish is None else finish(base, table)
+        found, table = _search(plan, base, refined, table, done, report, ui)
         exclude = (*exclude, *found.patterns)
+        if wanted.table is None:
+            # What a build with the recipe that is written would calibrate.
+            table = only(table, _to_calibrate(plan, base, exclude))
         refined = refined.without(base, found.exclude)
     made = insert(plan, refined.model, table, refined.codes, exclude, report, ui)
     for_cpu = _for_cpu(plan, made, refined, table, exclude)
@@ -101,8 +111,13 @@ def _for_cpu(
     if plan.engine.dialect == CPU_DIALECT:
         return made
     wanted = wanted_tensors(refined.model, exclude, (CPU_DIALECT,))
-    if any(name not in table.ranges for name in wanted):
-        return None
+    lacking = [name for name in wanted if name not in table.ranges]
+    if lacking:
+        if plan.calibration is None or plan.request.recipe.quantize.table is not None:
+            return None
+        quiet = Console(verbosity=-1)
+        more = _calibrate(plan, refined.model, lacking, Report(), quiet)
+        table = replace(table, ranges={**more.ranges, **table.ranges}, counts=None)
     return qdq_pass(CPU_DIALECT, table, exclude, refined.codes)(refined.model).model
 
 
@@ -185,16 +200,23 @@ def _ranges(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Calib
         report.decide("ranges", recipe.quantize.table, f"a table of {loaded.origin}")
         ui.info(f"ranges from {recipe.quantize.table}: {loaded.table.method}")
         return loaded.table
+    tensors = _to_calibrate(plan, model, recipe.quantize.exclude)
     if plan.device.dla:
-        tensors = activations(model)
         report.decide("calibrated tensors", str(len(tensors)), "DLA wants a scale for each")
-    elif recipe.quantize.fp16:
-        known = {*tensors, *fp16_tensors(model)}
-        tensors = [name for name in activations(model) if name in known]
     table = _calibrate(plan, model, tensors, report, ui)
     for warning in table_warnings(table):
         ui.warn(warning)
     return table
+
+
+def _to_calibrate(plan: BuildPlan, model: Model, exclude: tuple[str, ...]) -> list[str]:
+    """Return the tensors to have ranges: what is quantized, and what else wants them."""
+    tensors = wanted_tensors(model, exclude)
+    if plan.device.dla:
+        return in_order(model, {*tensors, *activations(model)})
+    if plan.request.recipe.quantize.fp16:
+        return in_order(model, {*tensors, *fp16_tensors(model)})
+    return tensors
 
 
 def load_ranges(plan: BuildPlan, model: Model) -> Loaded:
@@ -227,8 +249,10 @@ def _calibrate(
 
 def _search(
     plan: BuildPlan,
+    base: Model,
     refined: Refined,
     table: CalibrationTable,
+    finish: Callable[[Model], Model] | None,
     report: Report,
     ui: Console,
 ) -> tuple[Found, CalibrationTable]:
@@ -240,15 +264,17 @@ def _search(
     gate = recipe.gate
 
     def extend(tensors: Sequence[str]) -> CalibrationTable:
-        return _calibrate(plan, refined.model, tensors, Report(), Console(verbosity=-1))
+        return _calibrate(plan, base, tensors, Report(), Console(verbosity=-1))
 
     place = Placement(
-        refined.model,
+        base,
         table,
         plan.engine.dialect,
         refined.codes,
         recipe.quantize.exclude,
         extend if plan.calibration is not None else None,
+        lambda names: refined.without(base, names).model,
+        finish,
     )
     original = recipe.recover.original
     with report.stage("mixed-precision") as stage:

@@ -13,13 +13,22 @@ from graphopt.engines import ENGINES, Session
 from graphopt.engines.header import identify, is_engine
 from graphopt.engines.sidecar import read_sidecar, sidecar_path
 from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
+from graphopt.graph import is_op
+from graphopt.lint.from_onnx import read_onnx
+from graphopt.lint.recognize import TENSORRT, recognize
 from graphopt.model import Model
 from graphopt.wording import spell
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Session]:
+def opened(path: Path, *, faithful: bool = False) -> Iterator[Session]:
     """Open a model on ONNX Runtime, or an engine on its own runtime.
+
+    Args:
+        path: of the file.
+        faithful: for values, not for times: compute Q/DQ that is placed for TensorRT as written.
+            What ONNX Runtime's optimizer makes of it is nothing that TensorRT does: more layers
+            in integers, biases that overflow with fp16 scales, or (opset 21) no model at all.
 
     Raises:
         UsageError: no such file, or its sidecar names an engine that is not installed.
@@ -33,10 +42,21 @@ def opened(path: Path) -> Iterator[Session]:
     why = engine.missing() or engine.cannot_run()
     if why:
         raise EnvironmentProblem(f"{path.name} cannot be run here: {why}")
+    options = {}
     if name == "onnxruntime":
-        check_inputs(Model.load(path))  # says in one line what is wrong with the file
-    with engine.open(path) as session:
+        model = Model.load(path)
+        check_inputs(model)  # says in one line what is wrong with the file
+        if faithful and _quantized_for_tensorrt(model):
+            options["optimize"] = False
+    with engine.open(path, **options) as session:
         yield session
+
+
+def _quantized_for_tensorrt(model: Model) -> bool:
+    """Whether activations are quantized, for TensorRT."""
+    if not any(is_op(node, "QuantizeLinear") for node in model.graph.nodes):
+        return False
+    return recognize(model, read_onnx(model)) == TENSORRT
 
 
 def check_inputs(model: Model) -> None:

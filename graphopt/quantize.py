@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +33,15 @@ def wanted_tensors(
     wanted: set[str] = set()
     for name in DIALECTS.names() if dialects is None else dialects:
         wanted.update(DIALECTS.load(name)().wanted(model, left_out))
-    return [name for name in activations(model) if name in wanted]
+    return in_order(model, wanted)
+
+
+def in_order(model: Model, names: Container[str]) -> list[str]:
+    """Return the tensors of these names in graph order, of unknown type too.
+
+    After a custom operator no type is known; a product with float32 weights says it is float32.
+    """
+    return [t.name for t in in_graph_order(model.graph) if t.name in names]
 
 
 def activations(model: Model) -> list[str]:
@@ -200,7 +208,7 @@ def resume_table(
         return choose_again(table, method, where)
     if len(rest) < len(data):
         ui.info(f"{len(data) - len(rest)} of {len(data)} samples are counted already: left out")
-    tensors = [name for name in activations(model) if name in table.ranges]
+    tensors = in_order(model, table.ranges)
     more = calibration_table(model, rest, method, tensors, ui, stopping=stopping, memory=memory)
     return merge_tables([(where, table), ("the new samples", more)], method)
 

@@ -166,8 +166,8 @@ def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
             "compare needs --data", hint="for example --data images/ --preprocess cifar"
         )
     with ExitStack() as stack:
-        session_a = stack.enter_context(opened(a))
-        session_b = stack.enter_context(opened(b))
+        session_a = stack.enter_context(opened(a, faithful=True))
+        session_b = stack.enter_context(opened(b, faithful=True))
         data = open_samples(flags, common_inputs(session_a.inputs(), session_b.inputs()))
         ui.info(f"data: {data.summary()}")
         advance = stack.enter_context(ui.progress("comparing", len(data)))

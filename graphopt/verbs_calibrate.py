@@ -48,9 +48,10 @@ def run_calibrate(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> 
 def _measure(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> None:
     from graphopt.calibrators import CALIBRATORS, CalibrationTable
     from graphopt.calibrators.stopping import Stopping
+    from graphopt.data import EXAMPLES
+    from graphopt.honesty import check_repeated, check_scale
     from graphopt.model import Model
     from graphopt.opening import check_inputs
-    from graphopt.prepare import NO_DATA
     from graphopt.quantize import activations, calibration_table, resume_table, wanted_tensors
     from graphopt.quantize_options import parse_size
 
@@ -58,7 +59,10 @@ def _measure(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> None:
         raise UsageError("name one model: graphopt calibrate MODEL --data SPEC")
     (model_path,) = files
     if not flags["data"]:
-        raise DataError("calibrate needs --data", hint=NO_DATA)
+        raise DataError(
+            "calibrate needs --data",
+            hint=f"samples of what the model will see, one of:\n{EXAMPLES}",
+        )
     resumed: Path | None = flags["resume"]
     out = _Out(flags, keep=[model_path], replaces=resumed)
     partial = _partial_of(out.path)
@@ -70,12 +74,15 @@ def _measure(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> None:
     known = None if resumed is None else CalibrationTable.load(resumed)
     method = CALIBRATORS.canonical(_method(flags, known))
     memory = None if flags["memory"] is None else parse_size(flags["memory"])
-    model = Model.load(model_path)
-    check_inputs(model)
-    if not flags["trt_cache"]:
-        model = _as_built(model)
+    given = Model.load(model_path)
+    check_inputs(given)
+    model = given if flags["trt_cache"] else _as_built(given)
+    if known is not None:
+        _require_kind(str(resumed), known, given, model, trt_cache=bool(flags["trt_cache"]))
     data = open_samples(flags, model.inputs())
     ui.info(f"calibration data: {data.summary()}")
+    for warning in (*check_repeated(data), *check_scale(given, data)):
+        ui.warn(warning)
     with Stopping() as stopping:
         if known is None:
             # TensorRT's implicit mode and DLA want a scale for every tensor; Q/DQ only for some.
@@ -105,6 +112,25 @@ def _measure(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> None:
         partial.unlink()
 
 
+def _require_kind(
+    where: str, table: CalibrationTable, given: Model, model: Model, *, trt_cache: bool
+) -> None:
+    """Refuse a table of the same model, made with ``--trt-cache`` where that is not given, or not.
+
+    Raises:
+        UsageError: one line with what to do.
+    """
+    if table.model_digest == model.digest():
+        return
+    other = _as_built(given) if trt_cache else given
+    if table.model_digest == other.digest():
+        made, do = ("without", "leave it out") if trt_cache else ("with", "give it")
+        raise UsageError(
+            f"{where} was made {made} --trt-cache, which asks for other tensors: {do} here too, "
+            "or calibrate from the start"
+        )
+
+
 def _as_built(model: Model) -> Model:
     """Return what ``build --int8`` quantizes."""
     from graphopt.optimize import optimize
@@ -117,7 +143,6 @@ def _as_built(model: Model) -> Model:
 
 def _import(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> None:
     from graphopt.calibrators.sources import OURS, load_table, only
-    from graphopt.graph import is_constant
     from graphopt.model import Model
     from graphopt.quantize import wanted_tensors
 
@@ -126,26 +151,45 @@ def _import(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> None:
     source: Path = flags["source"]
     out = _Out(flags, keep=[source, *files])
     method = CHOSEN if flags["calibrator"] == ALL else flags["calibrator"] or ""
-    model = Model.load(files[0]) if files else None
-    loaded = load_table(source, model, calibrator=method)
-    table = loaded.table
-    if model is None and loaded.origin != OURS:
+    given = Model.load(files[0]) if files else None
+    built = None if given is None else _as_built(given)
+    loaded = load_table(source, calibrator=method)
+    if given is None and loaded.origin != OURS:
         raise UsageError(
             f"{source} is {loaded.origin}'s: name the model too, whose tensors it should have, "
             f"graphopt calibrate MODEL --from {source}"
         )
-    for warning in loaded.warnings:
-        ui.warn(warning)
-    if model is not None:
-        tensors = model.graph.tensors()
-        table = only(table, [n for n, t in tensors.items() if not is_constant(t)])
-        lacking = [name for name in wanted_tensors(model, ()) if name not in table.ranges]
+    table = loaded.table
+    if given is not None and built is not None:
+        # Of the model as it stands (--trt-cache, trtexec), or as build quantizes it.
+        as_given = table.model_digest == given.digest() or _known(table, given) > _known(
+            table, built
+        )
+        loaded = load_table(source, given if as_given else built, calibrator=method)
+        for warning in loaded.warnings:
+            ui.warn(warning)
+        table = only(table, [*_activations(given), *_activations(built)])
+        if not table.ranges:
+            raise UsageError(f"{source} has no range at all: calibrate {files[0]}")
+        wanted = wanted_tensors(built, ())
+        lacking = [name for name in wanted if name not in table.ranges]
         if lacking:
             ui.warn(
-                f"{len(lacking)} tensors that INT8 would quantize have no range, such as "
-                f"'{lacking[0]}'"
+                f"{len(lacking)} of the {len(wanted)} tensors that INT8 would quantize have no "
+                f"range, such as '{lacking[0]}'"
             )
     out.write(table, ui, compare=flags["calibrator"] == ALL)
+
+
+def _activations(model: Model) -> list[str]:
+    from graphopt.graph import is_constant
+
+    return [name for name, t in model.graph.tensors().items() if not is_constant(t)]
+
+
+def _known(table: CalibrationTable, model: Model) -> int:
+    """Return how many of a table's tensors a model has."""
+    return len(table.ranges.keys() & set(_activations(model)))
 
 
 def _merge(files: Sequence[Path], flags: dict[str, Any], ui: Console) -> None:
@@ -296,7 +340,9 @@ class _Out:
 def _method(flags: dict[str, Any], known: CalibrationTable | None) -> str:
     if flags["calibrator"] == ALL:
         return CHOSEN
-    return str(flags["calibrator"] or (_DEFAULT if known is None else known.method))
+    if flags["calibrator"] is not None:
+        return str(flags["calibrator"])
+    return _DEFAULT if known is None else known.method
 
 
 def _partial_of(out: Path) -> Path:

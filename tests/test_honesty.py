@@ -212,6 +212,12 @@ def test_folding_changes_the_test_and_not_the_outcome(tmp_path: Path) -> None:
         assert bool(check_scale(model, data)) == bool(check_scale(folded, data))
 
 
+def test_black_images_are_not_taken_for_a_wrong_scale(tmp_path: Path) -> None:
+    (line,) = check_scale(net(norm=False), arrays(tmp_path / "z.npz", 0 * pixels()))
+    assert "every input is the same" in line
+    assert "scale = 1" not in line
+
+
 def test_large_answers_to_odd_data_are_no_alarm(tmp_path: Path) -> None:
     """Weights without normalization may have any size: only data that look wrong are told."""
     model = net(norm=False)

@@ -46,13 +46,13 @@ PREPROCESS = {
     "face_rfb320": 'size = [240, 320]\ncolor = "rgb"\nscale = 1\nmean = 127\nstd = 128\n',
     "face_yunet_n": 'size = [320, 320]\ncolor = "bgr"\nscale = 1\n',
 }
+Row = dict[str, Any]
 PEERS = {
     "modelopt": ("max", "entropy"),
     "onnxsim": ("minmax", "entropy", "mse", "auto", "minmax+"),
     "onnxruntime": ("MinMax-int8", "MinMax-uint8", "Entropy-uint8", "Percentile-uint8"),
 }
 PRUNED = {"ratio": 0.3}
-Row = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -63,12 +63,25 @@ class Bench:
         root: the folder of models and images.
         scratch: where files are made.
         python: tool -> the interpreter that has it.
+        versions: of what was run.
+        done: rows there are already.
+        state: the file they are kept in.
+        peers_only: leave graphopt out.
     """
 
     root: Path
     scratch: Path
     python: dict[str, str]
     versions: dict[str, str] = field(default_factory=dict)
+    done: list[Row] = field(default_factory=list)
+    state: Path | None = None
+    peers_only: bool = False
+
+    def keep(self, row: Row) -> None:
+        """Write a row down, so that a run that was stopped goes on."""
+        self.done.append(row)
+        if self.state is not None:
+            write_text(self.state, json.dumps({"rows": self.done, "versions": self.versions}))
 
     def folded(self, name: str) -> Path:
         """Return the float model everyone starts from."""
@@ -181,6 +194,12 @@ def run(bench: Bench, name: str, limit: int) -> Iterator[Row]:
         todo += [(tool, method, None) for method in PEERS[tool]]
     for who, title, own in todo:
         row: Row = {"model": name, "tool": who, "method": title}
+        known = next((r for r in bench.done if row.items() <= r.items()), None)
+        if known is not None:
+            yield known
+            continue
+        if bench.peers_only and own is not None:
+            continue
         try:
             if own is not None:
                 made = bench.own(name, own[1], own[0], limit)
@@ -192,6 +211,7 @@ def run(bench: Bench, name: str, limit: int) -> Iterator[Row]:
         except Exception as problem:  # noqa: BLE001 - a peer's failure is a result
             row["failed"] = " ".join(str(problem).split())[:200]
         print(row, file=sys.stderr, flush=True)
+        bench.keep(row)
         yield row
 
 
@@ -204,9 +224,9 @@ def page(rows: list[Row], output: str, known: dict[str, str], limit: int) -> str
         f"calibration samples, {limit} at most. Classifiers: images right of those in the",
         "test set, the same images; one image is 0.107 points. Detectors: 12 photographs to calibrate, 11",
         "others to judge; boxes are those of the float model found again. SQNR is over all",
-        "outputs, before any softmax; the worst layer is the Conv or Gemm whose output is farthest",
-        "from the float model's. What is meant for TensorRT runs as its Q/DQ says, uint8 models",
-        "run on ONNX Runtime's integer kernels (whose inner values are not seen). Made by:",
+        "outputs, before any softmax; the worst layer is the Conv or Gemm whose output is",
+        "farthest from the float model's. What is meant for TensorRT runs as its Q/DQ says, uint8",
+        "models run on ONNX Runtime's integer kernels (whose inner values are not seen). Made by:",
         "",
         "```",
         f"python tools/bench_accuracy.py --data DIR --modelopt PYTHON --onnxsim PYTHON "
@@ -252,12 +272,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--modelopt", metavar="PYTHON")
     parser.add_argument("--onnxsim", metavar="PYTHON")
+    parser.add_argument("--state", type=Path, help="rows of a run that was stopped; goes on")
+    parser.add_argument("--peers-only", action="store_true")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     python = {"modelopt": args.modelopt, "onnxsim": args.onnxsim, "onnxruntime": sys.executable}
     with tempfile.TemporaryDirectory() as scratch:
         given = {tool: path for tool, path in python.items() if path}
-        bench = Bench(args.data, Path(scratch), given)
+        bench = Bench(args.data, Path(scratch), given, state=args.state)
+        bench.peers_only = args.peers_only
+        if args.state is not None and args.state.exists():
+            kept = json.loads(args.state.read_text(encoding="utf-8"))
+            bench.done, bench.versions = kept["rows"], kept["versions"]
         rows = [row for name in args.models.split(",") for row in run(bench, name, args.samples)]
         known = {**versions(), **bench.versions}
     text = page(rows, str(args.output or ""), known, args.samples)

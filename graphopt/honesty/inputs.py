@@ -108,7 +108,9 @@ class Scale:
             else f"the first layer '{self.node}' answers {strength} as strongly as its bias expects"
         )
         values = f"inputs are {self.low:.3g} to {self.high:.3g}"
-        if self.ratio > 1 and self.raw:
+        if self.low == self.high:
+            advice = "every input is the same: check the samples, and --preprocess"
+        elif self.ratio > 1 and self.raw:
             advice = (
                 "these are raw pixels, and the model takes normalized ones: give --preprocess with "
                 "scale, mean and std"

@@ -108,6 +108,6 @@ def check_repeated(data: Dataset) -> list[str]:
         return []
     return [
         f"{found.count} of {found.of} calibration samples ({100 * found.share:.1f} %) repeat one "
-        f"before them, such as {found.example}: {found.of - found.count} different ones set the "
+        f"before them, such as {found.example}: {found.of - found.count} different set the "
         "ranges; give others"
     ]

@@ -27,6 +27,7 @@ from graphopt.passes.fp16_ranges import LARGEST, Ranges
 FLOOR = -8192.0
 _SCORES = 2048.0  # scores beyond are no match for the floor
 _MOVES = VIEWS | {"Expand", "Slice", "Tile", "Transpose"}
+_CARRIES = _MOVES | {"Add", "Cast", "Concat", "Mul", "Neg", "Pad", "Sub", "Trilu", "Where"}
 
 
 def mask_tensors(graph: Graph, ranges: Ranges) -> frozenset[int]:
@@ -97,13 +98,22 @@ def floored(values: Array) -> Array:
 
 
 def endless(graph: Graph) -> set[int]:
-    """Return the ``id()`` of tensors that infinite constants reach: no range can be measured."""
+    """Return the ``id()`` of tensors that infinite constants reach: no range can be measured.
+
+    Masks of a dynamic length are made as the model runs, of one infinite number.
+    """
     reached: set[int] = set()
     for node in graph.nodes:
-        if not is_op(node, "Add", "Where", "Mul", "Concat", "Sub", *_MOVES):
+        if is_op(node, "ConstantOfShape") and "value" in node.attrs:
+            found = _is_endless(constant(node.attrs["value"]))
+        elif is_op(node, *_CARRIES):
+            found = any(id(t) in reached or _is_endless(constant(t)) for t in node.inputs)
+        else:
             continue
-        for tensor in node.inputs:
-            values = constant(tensor) if is_float(tensor) else None
-            if id(tensor) in reached or (values is not None and not np.isfinite(values).all()):
-                reached.update(id(t) for t in node.outputs)
+        if found:
+            reached.update(id(t) for t in node.outputs)
     return reached
+
+
+def _is_endless(values: Array | None) -> bool:
+    return values is not None and values.dtype.kind == "f" and not bool(np.isfinite(values).all())

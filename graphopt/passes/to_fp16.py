@@ -21,10 +21,12 @@ from graphopt.graph import (
     Tensor,
     captured,
     constant,
+    consumers,
     is_float,
     is_graph_output,
     is_op,
     is_standard,
+    producer,
 )
 from graphopt.model import Model
 from graphopt.passes.base import Change, Pass, Skip
@@ -86,6 +88,9 @@ class ToFp16(Pass):
             reach further.
         exclude: patterns over node names and operators; what they match stays in fp32.
         max_opset: the newest opset the target parses, or None.
+        integer_kernels: leave in fp32 what stands beside Q/DQ: ONNX Runtime makes integer kernels
+            of Q/DQ with fp32 scales only. Of fp16 ones it makes biases that overflow, and nodes
+            that it then refuses itself.
 
     Raises:
         UsageError: the table knows no tensor of this model, or the share is out of range.
@@ -98,6 +103,7 @@ class ToFp16(Pass):
     share: float = SHARE
     exclude: tuple[str, ...] = ()
     max_opset: int | None = field(default=None)
+    integer_kernels: bool = False
 
     def edit(self, model: Model) -> Iterator[Change | Skip]:
         """Change types in place; yield every node that runs in fp16, and why others do not."""
@@ -120,7 +126,7 @@ class ToFp16(Pass):
 
     def _raise(self, model: Model) -> Iterator[Change | Skip]:
         quantized = any(is_op(n, "QuantizeLinear", "DequantizeLinear") for n in model.graph.nodes)
-        if not quantized or model.opset >= QDQ_OPSET:
+        if not quantized or self.integer_kernels or model.opset >= QDQ_OPSET:
             return
         if self.max_opset is not None and self.max_opset < QDQ_OPSET:
             raise UnsupportedModelError(
@@ -167,6 +173,8 @@ class ToFp16(Pass):
                 found = "it is to stay so"
             elif not any(id(t) in reached for t in node.outputs):
                 found = "it depends on shapes alone"
+            elif self.integer_kernels and _beside_qdq(node):
+                found = "ONNX Runtime makes integer kernels of fp32 Q/DQ only"
             if isinstance(found, Ports):
                 able[id(node)] = found
                 found = safety.problem(node, found)
@@ -180,6 +188,17 @@ class ToFp16(Pass):
                 reads_fp32 = "what it reads is fp32" if node.op == "QuantizeLinear" else _ALONE
                 reasons.setdefault(id(node), reads_fp32)
         return _Plan({i: able[i] for i in half}, reasons)
+
+
+def _beside_qdq(node: Node) -> bool:
+    """Whether it is a QuantizeLinear, feeds one, or reads a DequantizeLinear."""
+    if node.op == "QuantizeLinear":
+        return True
+    sources = (producer(t) for t in node.inputs)
+    feeds = (reader for t in node.outputs for reader in consumers(t))
+    return any(s is not None and s.op == "DequantizeLinear" for s in sources) or any(
+        reader.op == "QuantizeLinear" for reader in feeds
+    )
 
 
 def _cheapest(

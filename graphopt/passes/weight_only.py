@@ -37,6 +37,7 @@ from graphopt.graph import (
 from graphopt.model import Model
 from graphopt.passes.base import Change, Pass, Skip
 from graphopt.passes.blocks import BLOCK, BlockCodes, fitting_block, round_blocks
+from graphopt.passes.fp16_ops import QDQ_OPSET
 from graphopt.passes.insert_qdq import excluded_nodes
 from graphopt.passes.raise_opset import RaiseOpset
 from graphopt.reader import dtype_of
@@ -105,6 +106,8 @@ class WeightOnly(Pass):
         found, skipped = self.targets(model)
         yield from skipped
         needed = OPSET if any(t.block for t in found) else COLUMN_OPSET
+        if any(_is_half(t) for t in found):
+            needed = max(needed, QDQ_OPSET)
         if found and model.opset < needed:
             yield from RaiseOpset(needed).edit(model)
             found, _ = self.targets(model)
@@ -166,6 +169,11 @@ class WeightOnly(Pass):
                     Skip(node.name, f"its {rows} rows divide into no blocks of {self.least} up")
                 )
                 continue
+            if fits == rows and matrix.shape[1] == 1:
+                skipped.append(
+                    Skip(node.name, "its block would be all of it, which TensorRT refuses")
+                )
+                continue
             readers = tuple(consumers(tensor))
             found.append(Target(tensor.name, readers, transposed, matrix, fits))
         return found, skipped
@@ -177,6 +185,10 @@ class WeightOnly(Pass):
         if block is not None and (block < 16 or block & (block - 1)):
             raise UsageError(f"a block has 16, 32, 64, 128 … rows, not {block}")
         return block
+
+
+def _is_half(target: Target) -> bool:
+    return bool(target.matrix.dtype == np.float16)
 
 
 def _no_target(graph: Graph, node: Node, excluded: frozenset[str]) -> str | None:

@@ -93,6 +93,8 @@ class _State:
         self.items: dict[str, Item] = {}
         self.tried: dict[frozenset[str], Tried] = {}
         self.verdicts: dict[Hashable, Verdict] = {}
+        # Sets with no layer left in INT8: a residual Add goes with its Conv, named or not.
+        self.bare: set[frozenset[str]] = set()
         self.layers = 0
         self.chosen: frozenset[str] | None = None
         self.minimal = False
@@ -107,15 +109,20 @@ class _State:
         if names in self.tried:
             return self.tried[names]
         placed = self.place(names)
+        quantized = len(list(quantized_layers(self.place.model, placed)))
         if not names:
-            self.layers = len(list(quantized_layers(self.place.model, placed)))
+            self.layers = quantized
+        if not quantized:
+            self.bare.add(names)
         # A residual Add is in float with its Conv, named or not: many sets give the same model.
         key = _placement(placed.model)
         verdict = self.verdicts.get(key)
         if verdict is None:
             if len(self.verdicts) >= self.most:
                 raise Spent
-            verdict = self.verdicts[key] = self.judge(placed.model)
+            finish = self.place.finish
+            shipped = placed.model if finish is None else finish(placed.model)
+            verdict = self.verdicts[key] = self.judge(shipped)
         inside = tuple(name for name in self.items if name in names)
         macs = sum(self.items[name].macs for name in inside)
         tried = self.tried[names] = Tried(inside, verdict, self.limit.met(verdict), macs)
@@ -145,6 +152,9 @@ class _State:
             )
         search = Search(candidates, passes, start, additive)
         self.chosen, self.minimal = search.run()
+        if self.chosen in self.bare:
+            # Whatever was put back into INT8 missed the limit.
+            self.chosen, self.minimal = None, False
 
     def found(self) -> Found:
         """Return what it came to."""
@@ -154,7 +164,8 @@ class _State:
             best = self.tried[self.chosen]
         elif not full.met:
             # A model with no layer in INT8 is none.
-            able = [t for names, t in self.tried.items() if not names or names != everything]
+            none = self.bare | {everything}
+            able = [t for names, t in self.tried.items() if not names or names not in none]
             best = max(able, key=lambda t: (*self.limit.rank(t.verdict), -len(t.names), -t.macs))
         alone = self.tried.get(everything) if everything else None
         return Found(

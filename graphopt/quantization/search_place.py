@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from graphopt.calibrators import CalibrationTable
@@ -16,6 +16,13 @@ from graphopt.passes.insert_qdq import InsertQDQ, excluded_nodes
 
 Extend = Callable[[Sequence[str]], CalibrationTable]
 """Calibrates these tensors of the model, with the same calibrator on the same data."""
+
+Refine = Callable[[Collection[str]], Model]
+"""Given the names of layers that stay float, returns the model with weights made for INT8 in all
+others: rounded, biases corrected."""
+
+Finish = Callable[[Model], Model]
+"""What becomes of a model with Q/DQ before it ships: what is left in float goes to FP16."""
 
 
 def patterns(names: Iterable[str]) -> tuple[str, ...]:
@@ -38,6 +45,8 @@ class Placement:
         exclude: patterns of nodes that stay in float in any case.
         extend: calibrates more tensors. Where a node stays in float, a dialect may want Q/DQ on
             tensors that it did not want before: the other input of a residual Add.
+        refine: makes of the model the one that Q/DQ goes into.
+        finish: makes of a model with Q/DQ the one that ships, which is what is judged.
     """
 
     model: Model
@@ -46,6 +55,8 @@ class Placement:
     codes: Codes = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
     extend: Extend | None = None
+    refine: Refine | None = None
+    finish: Finish | None = None
 
     @property
     def exact(self) -> bool:
@@ -58,8 +69,10 @@ class Placement:
         Raises:
             UsageError: the table lacks a tensor; :meth:`ready` tells before.
         """
-        exclude = (*self.exclude, *patterns(names))
-        return InsertQDQ(self.dialect, self.table, exclude, self.codes)(self.model)
+        left = tuple(names)
+        exclude = (*self.exclude, *patterns(left))
+        model = self.model if self.refine is None else self.refine(left)
+        return InsertQDQ(self.dialect, self.table, exclude, self.codes)(model)
 
     def ready(self, *sets: Iterable[str]) -> bool:
         """Whether the table has all that is wanted with any one of these sets left in float.

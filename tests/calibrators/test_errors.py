@@ -116,3 +116,15 @@ def test_auto_has_the_least_error_behind_a_kernel_that_blurs() -> None:
 def test_a_dead_tensor_has_no_sqnr() -> None:
     assert expected_sqnr(Histogram.of(np.zeros(9, np.float32)), 1.0) is None
     assert expected_sqnr(Histogram.of(np.ones(9, np.float32)), 0.0) is None
+
+
+def test_a_range_wider_than_the_histogram_clips_nothing() -> None:
+    values = draw("normal", 3)
+    histogram = Histogram.of(values)
+    for amax in (1.5 * histogram.largest, 40 * histogram.largest):
+        error = np.square(values.astype(np.float64) - through_int8(values, amax)).sum()
+        sqnr = 10 * np.log10(np.square(values.astype(np.float64)).sum() / error)
+        assert expected_sqnr(histogram, amax) == pytest.approx(sqnr, abs=0.1)
+    sqnr = expected_sqnr(histogram, 3e38)
+    assert sqnr is not None
+    assert sqnr == pytest.approx(0, abs=1e-6)

@@ -201,3 +201,11 @@ def test_another_calibrator_is_taken_from_the_file(tmp_path: Path) -> None:
         load_table(tmp_path / "none.json")
     with pytest.raises(UsageError, match="cannot read"):
         load_table(tmp_path)
+
+
+def test_a_file_too_large_for_a_table_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    with path.open("wb") as file:
+        file.truncate(1 << 32)  # a hole
+    with pytest.raises(UsageError, match="more than 1 GB"):
+        load_table(path)

@@ -106,3 +106,21 @@ def test_a_dead_tensor_has_the_range_zero() -> None:
 def test_a_calibrator_that_answers_nonsense_is_told(answer: float) -> None:
     with pytest.raises(UsageError, match=r"calibrator 'mine' gives tensor 't'"):
         calibrate(collected(1.0), lambda _: answer, method="mine", model_digest="m")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"ranges": []}, "its ranges are no table"),
+        ({"ranges": {"a": {"amax": 1e300, "low": 0, "high": 1}}}, "'a': a range beyond float32"),
+        ({"ranges": {"a": {"amax": 2, "low": 1, "high": -1}}}, "'a': not a range"),
+        ({"samples": -4}, "its samples is no number"),
+        ({"samples": "many"}, "its samples is no number"),
+        ({"samples": True}, "its samples is no number"),
+        ({"method": None}, "its method is no text"),
+    ],
+)
+def test_fields_are_what_they_should_be(changed: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError, match="^t.json is not a valid") as refused:
+        CalibrationTable.from_json({**TABLE.to_json(), **changed}, "t.json")
+    assert told in str(refused.value)

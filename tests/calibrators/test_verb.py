@@ -15,6 +15,8 @@ from graphopt.calibrators import CALIBRATORS, CalibrationTable
 from graphopt.calibrators.cache import read_cache
 from graphopt.cli import main
 from graphopt.data import Dataset
+from graphopt.model import Model
+from graphopt.quantize import wanted_tensors
 
 IMAGES = image_samples(24)
 
@@ -74,6 +76,7 @@ def test_an_interrupted_run_is_kept_and_goes_on(
             yield batch
 
     with monkeypatch.context() as patch:
+        patch.setattr("graphopt.honesty.check_scale", lambda *_: [])  # it reads batches too
         patch.setattr(Dataset, "batches", interrupted)
         assert call("net.onnx", "--data", "all.npz", "-o", "t.json") == 130
     told = capsys.readouterr().err
@@ -220,3 +223,57 @@ def test_a_dead_tensor_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "zero on every sample" in capsys.readouterr().err
     assert call("--inspect", "t.json") == 0
     assert "dead" in capsys.readouterr().out
+
+
+def test_what_is_asked_for_by_mistake_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("net.onnx") == 2
+    assert "--synthetic" not in capsys.readouterr().err  # which calibrate has not
+    assert call("net.onnx", "--data", "all.npz", "--calibrator", "", "-o", "t.json") == 2
+    assert "unknown calibrator ''" in capsys.readouterr().err
+    assert not Path("t.json").exists()
+
+
+def test_samples_that_repeat_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("same.npz", image=np.repeat(IMAGES[:1], 40, axis=0))
+    measure("same.npz", "t.json")
+    assert "39 of 40 calibration samples (97.5 %) repeat" in capsys.readouterr().err
+
+
+def test_the_table_of_a_model_that_is_simplified_is_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # As given, the output of a Conv has another name than with the Identity behind it folded.
+    given = Model.load("net.onnx")
+    proto = given.to_onnx()
+    node = proto.graph.node[0]
+    node.output[0] = "c0_given"
+    proto.graph.node.insert(1, onnx.helper.make_node("Identity", ["c0_given"], ["c0"], "same"))
+    onnx.save(proto, "net.onnx")
+    measure("all.npz", "t.json")
+    assert call("net.onnx", "--from", "t.json", "-o", "u.json") == 0
+    assert Path("u.json").read_bytes() == Path("t.json").read_bytes()
+    measure("all.npz", "every.json", "--trt-cache", "every.cache")
+    assert call("net.onnx", "--from", "every.json", "-o", "v.json") == 0
+    assert "another version" not in capsys.readouterr().err
+    for table, more in (("every.json", ()), ("t.json", ("--trt-cache", "w.cache"))):
+        assert call("net.onnx", "--resume", table, "--data", "all.npz", "-o", "w.json", *more) == 2
+        told = capsys.readouterr().err
+        assert "--trt-cache, which asks for other tensors" in told
+        assert "another model" not in told
+
+
+def test_what_is_lacking_is_counted_in_the_model_as_it_is_built(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    measure("all.npz", "t.json")
+    value = json.loads(Path("t.json").read_text())
+    value.pop("counts")
+    value["ranges"] = {"r0": value["ranges"]["r0"]}
+    Path("t.json").write_text(json.dumps(value))
+    assert call("net.onnx", "--from", "t.json", "-o", "u.json") == 0
+    wanted = len(wanted_tensors(Model.load("net.onnx"), ()))
+    assert f"{wanted - 1} of the {wanted} tensors that INT8" in capsys.readouterr().err
+    Path("none.cache").write_text("TRT-8502-EntropyCalibration2\n")
+    assert call("net.onnx", "--from", "none.cache", "-o", "v.json") == 2
+    assert "no range at all" in capsys.readouterr().err
+    assert not Path("v.json").exists()

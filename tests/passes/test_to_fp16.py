@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.calibrators import CalibrationTable, TensorRange
+from graphopt.coverage import optimized_ops
 from graphopt.dialects import DIALECTS
 from graphopt.engines import BuildOptions, ShapeRange
 from graphopt.errors import UnsupportedModelError, UsageError
@@ -457,6 +458,32 @@ def test_no_range_is_asked_of_what_infinity_reaches():
     assert fp16_tensors(Model.from_onnx(proto)) == ["x", "a"]
 
 
+@pytest.mark.parametrize("op", ["Expand", "ConstantOfShape"])
+def test_no_range_is_asked_of_a_mask_made_as_the_model_runs(op):
+    proto = onnx.parser.parse_model(
+        f"""{HEAD}
+    g (float[N, 8] x) => (float[N, N] y) {{
+      t = Transpose<perm = [1, 0]>(x)
+      scores = MatMul(x, t)
+      size = Shape(scores)
+      full = Expand(inf, size)
+      mask = Trilu<upper = 1>(full, one)
+      d = Add(scores, mask)
+      y = Softmax(d)
+    }}"""
+    )
+    inf = onnx.numpy_helper.from_array(np.float32([-np.inf]), "inf")
+    proto.graph.initializer.extend([inf, onnx.numpy_helper.from_array(np.int64(1), "one")])
+    if op == "ConstantOfShape":
+        made = onnx.helper.make_node(op, ["size"], ["full"], value=inf)
+        next(n for n in proto.graph.node if n.op_type == "Expand").CopyFrom(made)
+    model = Model.from_onnx(proto)
+    assert fp16_tensors(model) == ["x", "scores"]
+    x = {"x": np.random.default_rng(0).normal(size=(8, 8)).astype("f4")}
+    half = checked(everywhere(model))
+    assert sqnr(run(model, x)[0], run(half, x)[0]) > 50
+
+
 # --- the graph around ------------------------------------------------------------------------
 
 
@@ -579,6 +606,42 @@ def test_int8_of_either_dialect(dialect):
     half = checked(ToFp16(table)(quantized).model)
     floats, before = (run(m, x)[0] for m in (model, quantized))
     assert sqnr(floats, exactly(half, x)[0]) > sqnr(floats, before) - 1
+
+
+INTEGERS = """
+g (float[N, 32, 8, 8] x, float[32, 32, 3, 3] w, float[32] b, float[32, 64, 1, 1] v) =>
+    (float[N, 32, 8, 8] y) {
+  [first] a = Conv<pads = [1, 1, 1, 1]>(x, w, b)
+  [relu] c = Relu(a)
+  [second] d = Conv<pads = [1, 1, 1, 1]>(c, w, b)
+  [both] e = Concat<axis = 1>(c, d)
+  [last] f = Conv(e, v)
+  [soft] h = Softmax<axis = 1>(f)
+  [tail] y = Conv<pads = [1, 1, 1, 1]>(h, w)
+}"""
+
+
+def test_integer_kernels_of_onnx_runtime_stay_what_they_are():
+    # With fp16 scales ONNX Runtime overflows when it makes integers of the biases, and then
+    # refuses its own QLinearConcat.
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(32, 32, 3, 3)) / 17, "b": rng.normal(size=32),
+              "v": rng.normal(size=(32, 64, 1, 1)) / 8}  # fmt: skip
+    model = parse(f"{HEAD}{INTEGERS}")
+    model = with_constants(model, **{n: v.astype("f4") for n, v in values.items()})
+    x = {"x": (0.01 * rng.normal(size=(4, 32, 8, 8))).astype("f4")}
+    table = measured(model, x)
+    quantized = InsertQDQ("onnxruntime", table, ("tail",))(model).model
+    result = ToFp16(table, integer_kernels=True)(quantized)
+    half = checked(result.model)
+    assert half.opset == quantized.opset
+    assert "tail" in {n.name for n in half.graph.nodes if n.outputs[0].dtype == np.float16}
+    assert stays(result, "second").endswith("fp32 Q/DQ only")
+    integers = {"QLinearConv": 3, "QLinearConcat": 1}
+    ops = optimized_ops(half)
+    assert {op: ops.get(op, 0) for op in integers} == integers
+    before, after = (run(m, x, optimize=True)[0] for m in (quantized, half))
+    assert sqnr(before, after) > 60
 
 
 def test_scales_that_fp16_fades_out_on():

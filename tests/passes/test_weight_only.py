@@ -181,6 +181,32 @@ def test_what_stays_and_why():
     assert result.model.digest() == model.digest(), "not even the opset"
 
 
+def test_a_block_is_never_all_of_a_weight():
+    # TensorRT takes a single scale for one of the whole tensor, and then refuses the block.
+    text = "g (float[N, 128] x) => (float[N, 1] y) { [one] y = MatMul(x, w) }"
+    result = WeightOnly(4)(model_of(text, w=weight(128, 1)))
+    assert result.changes == ()
+    assert "TensorRT refuses" in reasons(result)["one"]
+    for rows, columns in ((256, 1), (128, 2)):
+        model = model_of(text.replace("128", str(rows)).replace("N, 1]", f"N, {columns}]"),
+                         w=weight(rows, columns))  # fmt: skip
+        small = checked(WeightOnly(4)(model).model)
+        assert any(is_op(n, "DequantizeLinear") for n in small.graph.nodes)
+        assert rtx_refuses(small) is None
+
+
+@pytest.mark.parametrize(("bits", "opset"), [(8, 19), (4, 21)])
+def test_fp16_weights_need_an_opset_with_fp16_scales(bits, opset):
+    text = "g (float16[N, 256] x) => (float16[N, 64] y) { y = MatMul(x, w) }"
+    model = model_of(text, w=weight(256, 64).astype(np.float16))
+    small = checked(WeightOnly(bits)(model).model)
+    assert small.opset == opset
+    x = {"x": correlated(16).astype(np.float16)}
+    before, after = (run(m, x)[0] for m in (model, small))
+    assert after.dtype == np.float16
+    assert sqnr(before, after) > (36 if bits == 8 else 13)
+
+
 def test_a_shared_weight_is_written_once():
     model = model_of(
         "g (float[N, 64] x) => (float[N, 64] y) {\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -442,3 +442,39 @@ def test_a_classifier_with_a_budget_that_bad_ranges_miss() -> None:
     assert found.minimal
     assert len(found.exclude) <= 2
     assert "/layer2/layer2.0/conv1/Conv" in found.exclude
+
+
+def test_a_set_that_leaves_nothing_in_int8_meets_no_limit(tmp_path: Path) -> None:
+    # With its Convs in float the Add is too, so that fewer than all layers are all.
+    model = conv_net(32)
+    data = samples(model, tmp_path / "x.npz")
+    place = placement(model, data)
+    convs = ("stem", "conv1", "conv2", "fc")
+    assert not place(convs).changes
+    found = find(place, model, data, Limit(min_sqnr=100))
+    assert not found.met
+    assert place(found.exclude).changes
+    with pytest.raises(GateError, match="cannot be met with INT8"):
+        found.require()
+
+
+def test_what_ships_is_what_is_judged(tmp_path: Path) -> None:
+    model = chain(3)
+    data = samples(model, tmp_path / "x.npz")
+    place = placement(model, data)
+    seen: list[tuple[str, ...]] = []
+
+    def refine(names: Collection[str]) -> Model:
+        seen.append(tuple(names))
+        return model
+
+    def broken(quantized: Model) -> Model:
+        clone = quantized.clone()
+        clone.graph.nodes[-1].inputs[2].values = np.full(5, 3, np.float32)
+        return clone
+
+    full = find(place, model, data, Limit(min_sqnr=1)).final
+    worse = find(replace(place, refine=refine, finish=broken), model, data, Limit(min_sqnr=80))
+    assert worse.full.verdict.sqnr_db < full.sqnr_db
+    assert () in seen
+    assert any(names for names in seen)

@@ -1,0 +1,130 @@
+"""The options that verbs share: each shown once under a title, values checked as they come in."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from graphopt.cli import cli
+from graphopt.cli_options import DECIBELS, FILE, POINTS, SHARE, TEXT, TIME, Sectioned, section
+
+SECTIONED = [name for name, verb in cli.commands.items() if isinstance(verb, Sectioned)]
+
+
+def help_of(verb: str) -> str:
+    done = CliRunner().invoke(cli, [verb, "--help"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0
+    return done.output
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """Title -> the first words of its options, in order."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for line in text.splitlines():
+        heading = re.fullmatch(r"([A-Z][\w ]+):", line)
+        if heading:
+            title = heading[1]
+        option = re.match(r"  (?:-\w, )?(--[\w-]+)", line)
+        if option and title:
+            found.setdefault(title, []).append(option[1])
+    return found
+
+
+def test_the_long_lists_are_sectioned() -> None:
+    assert {"build", "optimize"} <= set(SECTIONED)
+
+
+@pytest.mark.parametrize("verb", SECTIONED)
+def test_every_option_stands_exactly_once_under_a_title(verb: str) -> None:
+    shown = Counter(name for names in sections(help_of(verb)).values() for name in names)
+    context = click.Context(cli.commands[verb])
+    options = [p for p in cli.commands[verb].get_params(context) if isinstance(p, click.Option)]
+    assert len(options) > 40
+    for option in options:
+        spelled = {*option.opts, *option.secondary_opts}
+        told = [name for name in shown if name in spelled]
+        assert len(told) == 1, (option.opts, told)
+        assert shown[told[0]] == 1
+    assert len(shown) == len(options)
+
+
+@pytest.mark.parametrize("verb", SECTIONED)
+def test_titles_come_in_the_order_a_user_decides_and_help_last(verb: str) -> None:
+    assert list(sections(help_of(verb))) == [
+        "What to do", "Data", "Target", "Limits", "How to quantize", "How to prune", "Output",
+        "Help",
+    ]  # fmt: skip
+    assert sections(help_of(verb))["Help"] == ["--help"]
+
+
+@pytest.mark.parametrize("verb", SECTIONED)
+def test_every_option_has_a_help_line(verb: str) -> None:
+    command = cli.commands[verb]
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+            assert getattr(option, "section", None), option.name
+            assert option.help.rstrip("]").endswith((".", "]")) or "[" in option.help, option.help
+
+
+def test_what_shrinks_a_model_comes_first() -> None:
+    what = sections(help_of("build"))["What to do"]
+    assert {"--int8", "--fp16", "--weights", "--prune"} <= set(what)
+    assert set(sections(help_of("build"))["Limits"]) == {"--max-drop", "--min-sqnr"}
+
+
+def test_options_without_a_title_are_shown_under_help() -> None:
+    @click.command(cls=Sectioned)
+    @section("Mine", click.option("--one", help="First."), click.option("--two", help="Then."))
+    @click.option("--loose", help="Of no section.")
+    @click.argument("file")
+    def verb(**_: object) -> None: ...
+
+    found = sections(CliRunner().invoke(verb, ["--help"]).output)
+    assert found == {"Mine": ["--one", "--two"], "Help": ["--loose", "--help"]}
+
+
+def test_a_section_takes_its_own_options_alone() -> None:
+    @section("B", click.option("--b"))
+    @section("A", click.option("--a"))
+    @click.option("--before")
+    def function(**_: object) -> None: ...
+
+    # Decorators run from the bottom up; click keeps parameters in that order.
+    told = {p.opts[0]: getattr(p, "section", None) for p in function.__click_params__}
+    assert told == {"--before": None, "--a": "A", "--b": "B"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (POINTS, ("0", "100", "0.5"), ("-0.1", "100.1", "nan", "inf", "half")),
+        (DECIBELS, ("0", "200"), ("-1", "201", "nan", "-inf")),
+        (SHARE, ("0.5", "1e-9"), ("0", "1", "nan", "1.5")),
+        (TIME, ("0", "1e9"), ("-1", "inf", "nan")),
+    ],
+)
+def test_numbers_are_finite_and_in_range(
+    kind: click.ParamType, good: tuple[str, ...], bad: tuple[str, ...]
+) -> None:
+    for text in good:
+        assert kind.convert(text, None, None) == float(text)
+    for text in bad:
+        with pytest.raises(click.BadParameter):
+            kind.convert(text, None, None)
+
+
+def test_names_are_text_that_files_can_carry() -> None:
+    assert FILE.convert("a/b.onnx", None, None) == Path("a/b.onnx")
+    assert TEXT.convert("bilder/ä", None, None) == "bilder/ä"
+    with pytest.raises(click.BadParameter, match="NUL"):
+        TEXT.convert("a\0b", None, None)
+    with pytest.raises(click.BadParameter, match="not UTF-8"):
+        FILE.convert(os.fsdecode(b"\xff.onnx"), None, None)
