@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from graphopt.calibrators import CalibrationTable
@@ -10,6 +10,7 @@ from graphopt.console import Console
 from graphopt.int8 import CPU_DIALECT, Finish, insert, load_ranges, to_int8
 from graphopt.model import Model
 from graphopt.passes.base import PassResult
+from graphopt.passes.insert_qdq import excluded_nodes
 from graphopt.passes.to_fp16 import ToFp16, fp16_tensors
 from graphopt.passes.weight_only import WeightOnly
 from graphopt.prepare import BuildPlan
@@ -67,6 +68,7 @@ def reduce_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> B
     wanted = plan.request.recipe.quantize
     if not wanted.asked:
         return None
+    _say_unmatched(wanted.exclude, model, ui)
     if wanted.int8:
         made = to_int8(plan, model, report, ui, _finish(plan) if wanted.fp16 else None)
         bits = Bits(made.model, made.base, made.table, made.exclude, made.for_cpu, made.found)
@@ -81,6 +83,7 @@ def reduce_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> B
 def preview_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> None:
     """Show what would be quantized and where Q/DQ would go, without a look at the data."""
     wanted = plan.request.recipe.quantize
+    _say_unmatched(wanted.exclude, model, ui)
     if wanted.int8:
         tensors = wanted_tensors(model, wanted.exclude)
         require_quantizable(model, tensors)
@@ -92,6 +95,13 @@ def preview_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> 
         model = run_pass(_weights(plan), model, report, ui)
     if wanted.fp16:
         run_pass(_fp16(plan), model, report, ui)
+
+
+def _say_unmatched(patterns: Sequence[str], model: Model, ui: Console) -> None:
+    """Say which patterns name nothing, which most often is a typing error."""
+    for pattern in patterns:
+        if not excluded_nodes(model, (pattern,)):
+            ui.warn(f"--exclude-nodes {pattern} matches no node name or operator of the model")
 
 
 def _weights(plan: BuildPlan) -> WeightOnly:

@@ -138,8 +138,8 @@ class Bench:
         self.versions |= {f"{n} ({tool})" if n != tool else n: v for n, v in told.items()}
         return out
 
-    def own(self, name: str, case: dict[str, Any], engine: str, limit: int) -> Path:
-        """Quantize with graphopt."""
+    def own(self, name: str, case: dict[str, Any], engine: str, limit: int) -> tuple[Path, Path]:
+        """Quantize with graphopt; return the INT8 model and the float one it was made from."""
         calibration, evaluation, preprocess = self.specs(name)
         recipe = Recipe.from_dict(
             {
@@ -158,8 +158,9 @@ class Bench:
             out = Path(folder) / "out"
             given = self.root / f"models/{name}.onnx"
             build(Request(given, recipe, out, build_engine=False), Console(verbosity=-1))
-            kept = self.scratch / f"{name}-own.onnx"
-            shutil.copy(out / "model.int8.onnx", kept)
+            kept = self.scratch / f"{name}-own.onnx", self.scratch / f"{name}-own-float.onnx"
+            shutil.copy(out / "model.int8.onnx", kept[0])
+            shutil.copy(out / "model.onnx", kept[1])
         return kept
 
 
@@ -202,12 +203,12 @@ def run(bench: Bench, name: str, limit: int) -> Iterator[Row]:
             continue
         try:
             if own is not None:
-                made = bench.own(name, own[1], own[0], limit)
+                made, base = bench.own(name, own[1], own[0], limit)
                 written = own[0] != "onnxruntime"
             else:
-                made = bench.peer(name, who, title, limit)
+                made, base = bench.peer(name, who, title, limit), None
                 written = not title.endswith("uint8")
-            row |= judge(bench.folded(name), made, data, as_written=written)
+            row |= judge(bench.folded(name), made, data, as_written=written, base=base)
         except Exception as problem:  # noqa: BLE001 - a peer's failure is a result
             row["failed"] = " ".join(str(problem).split())[:200]
         print(row, file=sys.stderr, flush=True)
@@ -225,7 +226,7 @@ def page(rows: list[Row], output: str, known: dict[str, str], limit: int) -> str
         "test set, the same images; one image is 0.107 points. Detectors: 12 photographs to calibrate, 11",
         "others to judge; boxes are those of the float model found again. SQNR is over all",
         "outputs, before any softmax; the worst layer is the Conv or Gemm whose output is",
-        "farthest from the float model's. What is meant for TensorRT runs as its Q/DQ says, uint8",
+        "farthest from the float model's it was made from. What is meant for TensorRT runs as its Q/DQ says, uint8",
         "models run on ONNX Runtime's integer kernels (whose inner values are not seen). Made by:",
         "",
         "```",

@@ -94,36 +94,40 @@ def boxes_of(outputs: Outputs, feeds: Outputs) -> np.ndarray | None:
     return detect(np.concatenate(scores), np.concatenate(found))
 
 
-def judge(reference: Path, candidate: Path, data: Dataset, *, as_written: bool) -> dict[str, Any]:
+def judge(
+    reference: Path, candidate: Path, data: Dataset, *, as_written: bool, base: Path | None = None
+) -> dict[str, Any]:
     """Run both on the same samples.
 
     Args:
-        reference: the float model, BatchNorm folded; names the layers.
+        reference: the float model, BatchNorm folded.
         candidate: the quantized one.
+        base: the float model it was made from, whose layers it is held against, where its channels
+            were rescaled or pruned; the reference by default.
         data: samples, with labels for a classifier.
         as_written: run the candidate without ONNX Runtime's rewrites, for what TensorRT builds.
     """
     model, other = Model.load(reference), Model.load(candidate)
+    started = model if base is None else Model.load(base)
     known = other.graph.tensors()
-    made = [n.outputs[0].name for n in model.graph.nodes if is_op(n, *LAYERS)]
+    made = [n.outputs[0].name for n in started.graph.nodes if is_op(n, *LAYERS)]
     layers = [n for n in made if as_written and n in known and known[n].inputs]
     result = Judged()
     ends = [t.name for t in model.graph.outputs]
     inner = [n for n in layers if n not in ends]
     with (
-        open_session(model, extra_outputs=inner) as first,
+        open_session(model) as first,
+        open_session(started, extra_outputs=inner) as layered,
         open_session(other, extra_outputs=inner, optimize=not as_written) as second,
     ):
-        a_run, b_run = runner(first), runner(second)
+        a_run, b_run, c_run = runner(first), runner(second), runner(layered)
         seen = 0
         for feeds in data.batches(1 if data.labels is None else BATCH):
-            a, b = a_run(feeds), b_run(feeds)
+            a, b, c = a_run(feeds), b_run(feeds), c_run(feeds)
             for name in ends:
                 result.outputs.setdefault(name, Noise()).add(a[name], b[name])
             for name in layers:
-                if a[name].shape != b[name].shape:  # pruned
-                    continue
-                result.layers.setdefault(name, Noise()).add(a[name], b[name])
+                result.layers.setdefault(name, Noise()).add(c[name], b[name])
             rows = len(a[ends[0]])
             if data.labels is not None:
                 truth = data.labels[seen : seen + rows]

@@ -106,8 +106,9 @@ def check_repeated(data: Dataset) -> list[str]:
     found = Shared(0, 0) if data.synthetic else repeated(data)
     if not found.count:
         return []
+    apart = found.of - found.count
     return [
         f"{found.count} of {found.of} calibration samples ({100 * found.share:.1f} %) repeat one "
-        f"before them, such as {found.example}: {found.of - found.count} different set the "
-        "ranges; give others"
+        f"before them, such as {found.example}: {apart} different "
+        f"{'one sets' if apart == 1 else 'ones set'} the ranges; give others"
     ]

@@ -34,7 +34,6 @@ Matrix = npt.NDArray[np.float64]
 
 DAMPING = 0.01  # of the mean diagonal of the Gram matrix, as in GPTQ
 SWEEPS = 2  # of coordinate descent, at most
-RATIOS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75)  # of the greatest weight, for choose_scales
 _BLOCK = 64  # features between two updates of all others
 
 
@@ -53,7 +52,7 @@ def round_second_order(
     Args:
         weight: ``(..., features, outputs)``.
         gram: ``X'X`` of the layer's inputs, ``(..., features, features)``; its scale is of no
-            matter. Centred (:func:`centred`) where a bias makes up for the mean of the error.
+            matter.
         steps: the scale of each weight, > 0; broadcasts to ``weight``: ``(outputs,)`` or, for
             blocks of features, :func:`by_block`.
         low: the least code; may be an array that broadcasts, for zero-points
@@ -86,54 +85,9 @@ def cost(error: Matrix, gram: Matrix) -> Matrix:
     return found
 
 
-def centred(xx: Matrix) -> Matrix:
-    """Return the Gram matrix of features less their mean.
-
-    With a bias of its own each column can take the mean of its error back, and only what varies
-    is left: the Schur complement of the column of ones.
-
-    Args:
-        xx: with a column of ones behind the features, ``(..., features + 1, features + 1)``
-            (:class:`graphopt.statistics.Gram`).
-    """
-    rows = np.maximum(xx[..., -1:, -1:], 1.0)
-    mixed = xx[..., :-1, -1:]
-    found: Matrix = xx[..., :-1, :-1] - mixed @ (np.swapaxes(mixed, -1, -2) / rows)
-    return found
-
-
 def by_block(scales: Array, features: int, block: int) -> Array:
     """Spread scales of blocks of features, ``(..., blocks, outputs)``, to all the features."""
     return np.repeat(scales, block, axis=-2)[..., :features, :]
-
-
-def choose_scales(
-    weight: Matrix,
-    gram: Matrix,
-    levels: int = 127,
-    *,
-    ratios: tuple[float, ...] = RATIOS,
-    damping: float = DAMPING,
-) -> Matrix:
-    """Return a scale for each column, ``(..., outputs)``, of float32 values.
-
-    Of those that clip the greatest weight to a part of itself, the one that costs least when
-    weights are rounded to nearest. A column of zeros gets the scale of ±1.
-    """
-    amax = np.abs(weight).max(axis=-2, initial=0.0)
-    amax = np.where(amax > 0, amax, 1.0)
-    hessian = _damped(np.asarray(gram, dtype=np.float64), damping)
-    if hessian is None:
-        return (amax / levels).astype(np.float32).astype(np.float64)
-    best = np.full(amax.shape, np.inf)
-    chosen = amax / levels
-    for ratio in ratios:
-        s = (ratio * amax / levels).astype(np.float32).astype(np.float64)
-        codes = np.clip(np.rint(weight / s[..., None, :]), -levels, levels)
-        found = cost(weight - codes * s[..., None, :], hessian)
-        better = found < best
-        best, chosen = np.where(better, found, best), np.where(better, s, chosen)
-    return np.asarray(chosen.astype(np.float32).astype(np.float64))
 
 
 def _damped(gram: Matrix, damping: float) -> Matrix | None:

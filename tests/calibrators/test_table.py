@@ -121,6 +121,6 @@ def test_a_calibrator_that_answers_nonsense_is_told(answer: float) -> None:
     ],
 )
 def test_fields_are_what_they_should_be(changed: dict[str, object], told: str) -> None:
-    with pytest.raises(UsageError, match="^t.json is not a valid") as refused:
+    with pytest.raises(UsageError, match=r"^t\.json is not a valid") as refused:
         CalibrationTable.from_json({**TABLE.to_json(), **changed}, "t.json")
     assert told in str(refused.value)
