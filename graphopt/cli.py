@@ -134,7 +134,7 @@ def calibrate(files: tuple[Path, ...], **flags: Any) -> None:
 @SHAPES
 @OUTPUT
 def inspect(file: Path, **flags: Any) -> None:
-    """Say what an ONNX model or an engine is made of."""
+    """Say what a model, an engine or a calibration table is made of."""
     from graphopt.verbs import run_inspect
 
     run_inspect(file, flags, console(flags))

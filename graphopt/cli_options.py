@@ -117,7 +117,7 @@ SHARE = Number(min=0, max=1, min_open=True, max_open=True)
 COMPRESS = options(
     section(
         "What to do",
-        click.option("--int8", is_flag=True, help="Quantize to INT8; needs --data."),
+        click.option("--int8", is_flag=True, help="Quantize to INT8; needs --data or --calibration."),
         click.option("--prune", type=SHARE, metavar="RATIO", help="Share of channels to remove."),
         click.option("--fp16", is_flag=True, help="FP16 for all that stays floating point."),
         click.option(

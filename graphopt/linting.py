@@ -8,7 +8,7 @@ from graphopt.console import Console
 from graphopt.engines import BuildOptions
 from graphopt.engines.network import read_network, reader
 from graphopt.errors import GraphoptError
-from graphopt.lint.finding import NOTE
+from graphopt.lint.finding import ERROR, NOTE
 from graphopt.lint.run import Lint, lint
 from graphopt.model import Model
 
@@ -32,8 +32,15 @@ def lint_model(model: Model, options: BuildOptions) -> Lint:
     return lint(model, device=options.device, network=network)
 
 
-def say_lint(found: Lint, ui: Console) -> None:
-    """Say the counts, then what should be changed; notes and each Q and DQ with ``-v``."""
+def say_lint(found: Lint, ui: Console, *, meant: bool = False) -> None:
+    """Say the counts, then what should be changed; notes and each Q and DQ with ``-v``.
+
+    Args:
+        found: what the linter says.
+        ui: where to.
+        meant: layers were left in floating point so that a limit is met: what that costs in speed
+            is told, not warned of.
+    """
     ui.info(f"lint: {found.summary()}")
     for text in found.unread:
         ui.info(f"lint: not looked at: {text}")
@@ -41,6 +48,7 @@ def say_lint(found: Lint, ui: Console) -> None:
         if finding.severity == NOTE:
             ui.detail(finding.line())
         else:
-            ui.warn(finding.line().partition(": ")[2])
+            told = finding.line().partition(": ")[2]
+            (ui.info if meant and finding.severity != ERROR else ui.warn)(told)
     for account in found.accounts:
         ui.detail(account.line())

@@ -299,8 +299,23 @@ class Model:
         return sum(values.nbytes for values in self._constants())
 
     def parameters(self) -> int:
-        """Return the number of floating-point weights, shared ones once."""
-        return sum(int(np.prod(v.shape)) for v in self._constants() if is_floating(v.dtype))
+        """Return the number of weights, shared ones once: floating-point ones and quantized ones.
+
+        Scales and zero-points are none.
+        """
+        quantized: set[int] = set()
+        beside: set[int] = set()
+        for node in walk(self.graph):
+            if node.op in ("QuantizeLinear", "DequantizeLinear"):
+                held = [id(t._values) for t in node.inputs if isinstance(t, gs.Constant)]
+                first = is_constant(node.inputs[0])
+                quantized |= set(held[:1] if first else [])
+                beside |= set(held[1:] if first else held)
+        return sum(
+            int(np.prod(v.shape))
+            for v in self._constants()
+            if id(v) in quantized or (is_floating(v.dtype) and id(v) not in beside)
+        )
 
     def _constants(self) -> list[Any]:
         """Arrays (or their sparse stand-ins) of every constant, each once."""

@@ -70,7 +70,7 @@ def build(request: Request, ui: Console | None = None) -> Report:
             with report.stage("lint"):
                 found = lint_model(bits.model, plan.options)
             report.lint = found.to_json()
-            say_lint(found, ui)
+            say_lint(found, ui, meant=bits.found is not None and bool(bits.found.exclude))
         engine = None
         if request.build_engine:
             engine = _build_engine(plan, done.model, bits, folder, report, ui)

@@ -326,7 +326,7 @@ def check_names(recipe: Recipe) -> None:
         named_pass(name)
     given = recipe.data.calibration or recipe.data.synthetic or recipe.quantize.table
     if recipe.quantize.int8 and not given:
-        raise DataError("--int8 needs --data", hint=NO_DATA)
+        raise DataError("--int8 needs --data, or --calibration", hint=NO_DATA)
     if recipe.recover.original and not recipe.data.calibration:
         raise DataError("--recover-from needs --data", hint=NO_DATA)
     if recipe.data.synthetic and recipe.data.calibration:

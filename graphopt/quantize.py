@@ -77,7 +77,7 @@ def require_quantizable(model: Model, tensors: Sequence[str]) -> None:
     if any(t.dtype == np.float16 for t in model.graph.tensors().values()):
         raise UnsupportedModelError(
             "the weights are float16, and INT8 is calibrated in float32: start from the "
-            "float32 model, or leave --int8 out"
+            "float32 model"
         )
     raise UnsupportedModelError(
         "nothing in this model can be quantized: no Conv, ConvTranspose, Gemm or MatMul with "
