@@ -117,7 +117,9 @@ SHARE = Number(min=0, max=1, min_open=True, max_open=True)
 COMPRESS = options(
     section(
         "What to do",
-        click.option("--int8", is_flag=True, help="Quantize to INT8; needs --data or --calibration."),
+        click.option(
+            "--int8", is_flag=True, help="Quantize to INT8: give --data or --calibration."
+        ),
         click.option("--prune", type=SHARE, metavar="RATIO", help="Share of channels to remove."),
         click.option("--fp16", is_flag=True, help="FP16 for all that stays floating point."),
         click.option(
@@ -185,7 +187,7 @@ COMPRESS = options(
             "--exclude-nodes",
             multiple=True,
             metavar="PATTERN",
-            help="Node names or op types to leave in floating point; repeatable.",
+            help="Node names or op types INT8 (or FP16) leaves out; repeatable.",
         ),
         click.option(
             "--rounding",

@@ -226,8 +226,8 @@ def page(rows: list[Row], output: str, known: dict[str, str], limit: int) -> str
         "test set, the same images; one image is 0.107 points. Detectors: 12 photographs to calibrate, 11",
         "others to judge; boxes are those of the float model found again. SQNR is over all",
         "outputs, before any softmax; the worst layer is the Conv or Gemm whose output is",
-        "farthest from the float model's it was made from. What is meant for TensorRT runs as its Q/DQ says, uint8",
-        "models run on ONNX Runtime's integer kernels (whose inner values are not seen). Made by:",
+        "farthest from the float model's it was made from. What is meant for TensorRT runs as its",
+        "Q/DQ says, uint8 models run on ONNX Runtime's integer kernels (whose inner values are not seen). Made by:",
         "",
         "```",
         f"python tools/bench_accuracy.py --data DIR --modelopt PYTHON --onnxsim PYTHON "

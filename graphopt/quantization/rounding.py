@@ -14,7 +14,7 @@ Either way the bias takes back the mean of what rounding *weights* does to a lay
 (:mod:`graphopt.quantization.bias`).
 
 Memory: what :func:`graphopt.recovery.least_squares.most_memory` says, or
-:mod:`graphopt.statistics.gram`, plus two matrices of one layer's features squared; activations up
+:mod:`graphopt.statistics.gram`, plus three matrices of one layer's features squared; activations up
 to ``memory`` bytes, the rest in files. A layer too wide for the matrix of its features
 (:func:`graphopt.statistics.gram.fits`) is rounded by that of its channels, tap by tap.
 """

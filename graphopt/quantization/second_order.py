@@ -20,7 +20,7 @@ diagonal, so that features that were never seen, or only together, are left wher
 Matrices may have leading axes: the groups of a convolution, the channels of a depthwise one.
 
 Cost, for ``F`` features and ``O`` outputs: ``F^3 / 3`` for the factor and ``F^2 O`` for each sweep.
-Memory: two more matrices of the size of ``H``, a few of the size of ``W``, in float64.
+Memory: three more matrices of the size of ``H``, a few of the size of ``W``, in float64.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def _nearest_plane(w: Matrix, hessian: Matrix, s: Array, lows: Array, highs: Arr
     lower = _factor(_sorted(_sorted(hessian, order, -1), order, -2))
     w, s, lows, highs = (_sorted(a, order, -2) for a in (w, s, lows, highs))
     codes, error = np.zeros_like(w), np.zeros_like(w)
-    pull = lower / np.einsum("...ff->...f", lower)[..., None, :]
+    pull = lower
+    pull /= np.einsum("...ff->...f", lower).copy()[..., None, :]  # in place: it may be large
     features = w.shape[-2]
     for end in range(features, 0, -_BLOCK):
         start = max(end - _BLOCK, 0)
@@ -144,7 +145,7 @@ def _factor(hessian: Matrix) -> Matrix:
         except np.linalg.LinAlgError:
             continue
         return np.asarray(found, dtype=np.float64)
-    return np.asarray(np.broadcast_to(np.eye(size), hessian.shape))  # each feature by itself
+    return np.array(np.broadcast_to(np.eye(size), hessian.shape))  # each feature by itself
 
 
 def _descend(
