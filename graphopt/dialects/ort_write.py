@@ -115,7 +115,7 @@ class IntegerWriter:
         data_scale: np.float32,
     ) -> tuple[Array, Array]:
         """Return int8 weight and its scales: as chosen where that fits, else to nearest."""
-        if chosen is not None and self._levels == FULL_RANGE:
+        if chosen is not None and int(np.abs(chosen.codes.astype(np.int16)).max()) <= self._levels:
             scales = chosen.scales
         else:
             chosen, scales = None, channel_scales(values, axis, self._levels)
