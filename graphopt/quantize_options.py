@@ -171,14 +171,22 @@ def decide_quantization(
     if wanted.rounding is None:
         decide("rounding", "second-order" if real else "nearest", reason)
     if wanted.int8:
-        own = real and wanted.table is None
+        told: dict[tuple[bool, str], list[str]] = {}
         for name, given in (
             ("bias", wanted.bias),
             ("equalize", wanted.equalize),
             ("smooth", wanted.smooth),
         ):
             if given is None:
-                decided[name] = real if name == "bias" else own
+                kept = name != "bias" and wanted.table is not None
+                why = "they would change the ranges that come from a file" if kept else reason
+                decided[name] = real and not kept
+                report.decide(name, "on" if decided[name] else "off", why)
+                told.setdefault((real and not kept, why), []).append(name)
+        for (on, why), names in told.items():
+            ui.info(f"{', '.join(names)} {'on' if on else 'off'}: {why}")
     if wanted.int8 and (wanted.calibrator or not wanted.table):
         decided["calibrator"] = CALIBRATORS.canonical(wanted.calibrator or DEFAULT_CALIBRATOR)
+        if wanted.calibrator is None:
+            report.decide("calibrator", DEFAULT_CALIBRATOR, "least error in the layers that read")
     return decided
