@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from graphopt.calibrators.sources import load_table
 from graphopt.console import Console
 from graphopt.data import EXAMPLES, Dataset, Preprocess, load_preprocess, open_data, synthetic
 from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
@@ -122,6 +123,8 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     """
     recipe = request.recipe
     check_names(recipe)
+    if recipe.quantize.table is not None:
+        load_table(recipe.quantize.table)  # told before any work where it is none
     device = load_device(recipe.engine.device)
     if recipe.weights.sparsity is not None:
         check_sparsity(parse_sparsity(recipe.weights.sparsity), device)

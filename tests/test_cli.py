@@ -70,7 +70,8 @@ def test_build_leaves_everything_the_report_lists(
     names = [s["name"] for s in report["stages"]]
     assert names == [
         "simplify", "fold-batchnorm", "analyze-channels", "score-channels", "recover",
-        "score-channels", "prune-channels", "recover", "calibrate", "insert-qdq",
+        "score-channels", "prune-channels", "recover", "prepare-weights", "calibrate",
+        "round-weights", "insert-qdq",
         "build-onnxruntime", "verify", "time",
     ]  # fmt: skip
     onnx.checker.check_model(str(out / "model.int8.onnx"), full_check=True)

@@ -228,9 +228,9 @@ def page(rows: list[Row], output: str, known: dict[str, str], limit: int) -> str
         "over all outputs, before any softmax; the worst layer is the Conv or Gemm whose output",
         "is farthest from the float model's it was made from. What is meant for TensorRT runs as",
         "its Q/DQ says, uint8 models run on ONNX Runtime's integer kernels (whose inner values",
-        "are not seen). onnxsim's models hold uint8 zero-points, which TensorRT-RTX's parser refuses",
-        "(`graphopt inspect`), and leave residual Adds in float: for TensorRT they compare in",
-        "accuracy alone. Made by:",
+        "are not seen). onnxsim's models hold uint8 zero-points, which TensorRT-RTX's parser",
+        "refuses (`graphopt inspect`), and leave residual Adds in float: for TensorRT they",
+        "compare in accuracy alone. Made by:",
         "",
         "```",
         f"python tools/bench_accuracy.py --data DIR --modelopt PYTHON --onnxsim PYTHON "

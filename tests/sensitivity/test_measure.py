@@ -52,7 +52,7 @@ class Plainly:
         score = IMPORTANCES.load(importance)
         self.scores = score(self.model, self.groups.groups) if self.groups.groups else {}
         tensors = wanted_tensors(self.model, ())
-        self.table = calibration_table(self.model, data, "entropy", tensors, QUIET)
+        self.table = calibration_table(self.model, data, Options().calibrator, tensors, QUIET)
         self.everywhere = InsertQDQ(dialect, self.table)(self.model).model
 
     def loss(self, item: Item, data: Dataset) -> Loss:

@@ -97,7 +97,7 @@ def test_json_is_the_file_and_the_same_each_time(capsys: pytest.CaptureFixture[s
     assert value["complete"] is True
     assert value["subject"]["on_calibration"] is True
     keys = {(i["kind"], i["name"], i["ratio"]) for i in value["items"]}
-    assert len(keys) == len(value["items"]) == 9 + 4
+    assert len(keys) == len(value["items"]) == 9 + 3
     assert sorted(map(tuple, value["order"]["prune"])) == sorted(
         (n, r) for k, n, r in keys if k == "prune"
     )
@@ -109,7 +109,7 @@ def test_on_calibration_data_it_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert "on 20 samples of the calibration data: optimistic" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("count", [1, 6, 12])
+@pytest.mark.parametrize("count", [1, 6, 11])
 def test_a_stopped_run_goes_on_where_it_was(
     count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert f"part.json holds {count} figures of this run: going on from there" in (
         capsys.readouterr().err
     )
-    assert len(measured) == 13 - count
+    assert len(measured) == 12 - count
     assert Path("part.json").read_bytes() == Path("whole.json").read_bytes()
 
 
