@@ -298,7 +298,14 @@ def _unexpected(problem: Exception, words: list[str]) -> int:
 
 
 def _own_process() -> None:
-    """Set up what only the owner of a process may: signals, warnings, standard output."""
+    """Set up what only the owner of a process may: signals, warnings, standard output.
+
+    NumPy's linear algebra gets one thread, unless the user says otherwise: sums taken by several
+    differ in their last bits, which pruning then decides by, and on busy cores they wait for each
+    other. ONNX Runtime has threads of its own.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        os.environ.setdefault(name, "1")
     for number in STOPPING:
         if signal.getsignal(number) == signal.SIG_DFL:  # not where nohup ignores it
             signal.signal(number, _stop)

@@ -621,3 +621,21 @@ def test_the_recipe_written_says_what_was_decided(tmp_path: Path) -> None:
     assert recipe.engine.shapes["image"].max == (16, 3, 16, 16)
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["recipe"] == recipe.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, "1"), ("4", "4")])
+def test_linear_algebra_gets_one_thread_unless_the_user_says_otherwise(
+    given: str | None, threads: str
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    if given is not None:
+        environment["OPENBLAS_NUM_THREADS"] = given
+    code = (
+        "import atexit, os; from graphopt.cli import main; "
+        "atexit.register(lambda: print('threads', os.environ['OPENBLAS_NUM_THREADS'])); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"threads {threads}" in done.stdout
