@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from graphopt.registry import Registry
 
 if TYPE_CHECKING:
+    from graphopt.calibrators import CalibrationTable
     from graphopt.graph import Array
     from graphopt.model import Feeds, Inputs, Model
     from graphopt.profiles import DeviceProfile, LatencyProfile
@@ -39,10 +40,20 @@ class ShapeRange:
 class BuildOptions:
     """What an engine needs to know besides the model.
 
+    What is None or empty is left to the engine. An engine takes the fields its ``takes`` names, and
+    a request that sets another is refused before it is asked.
+
     Attributes:
         shapes: by input name; every input with a dynamic dimension must be there.
+        more_shapes: further optimization profiles, each like ``shapes``.
         device: the target.
         precision: ``"fp32"`` or ``"int8"``: what the graph carries (precision lives in the graph).
+        implicit: the ranges for implicit INT8, of a graph without Q/DQ: TensorRT decides by itself
+            which layers run in INT8. Only TensorRT 8 to 10, and the only INT8 of Xavier's DLA.
+        dla: the deep-learning accelerator to build for, counted from 0.
+        gpu_fallback: with ``dla``: what it cannot run may run on the GPU.
+        sparse: the weights are 2:4 sparse, and kernels that use it may be chosen.
+        level: TensorRT's builder optimization level, 0 to 5 (from 8.6 on).
         threads: CPU threads for building or running; None for all.
         workspace_bytes: scratch memory TensorRT may use at most; None for its own limit.
         timing_cache: a file in which TensorRT keeps the kernel timings it measured, read and
@@ -52,11 +63,22 @@ class BuildOptions:
 
     device: DeviceProfile
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
     precision: str = "fp32"
+    implicit: CalibrationTable | None = None
+    dla: int | None = None
+    gpu_fallback: bool = True
+    sparse: bool = False
+    level: int | None = None
     threads: int | None = None
     workspace_bytes: int | None = None
     timing_cache: Path | None = None
     time_limit_s: float | None = None
+
+    @property
+    def profiles(self) -> tuple[Mapping[str, ShapeRange], ...]:
+        """Every optimization profile, the first one first."""
+        return (self.shapes, *self.more_shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,8 @@ class Engine(Protocol):
     """The Q/DQ dialect it fuses best: a name in ``graphopt.dialects.DIALECTS``."""
     suffix: ClassVar[str]
     """What its artifact's file name ends with: ``".engine"``, ``".ort.onnx"``."""
+    takes: ClassVar[frozenset[str]]
+    """The fields of :class:`BuildOptions` it heeds, of those that some engines do not."""
 
     def missing(self) -> str | None:
         """Return what must be installed to *build*, with the command, or None."""

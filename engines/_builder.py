@@ -54,6 +54,7 @@ class Builder(ABC):
     module: ClassVar[str]
     dialect: ClassVar[str] = "tensorrt"
     suffix: ClassVar[str] = ".engine"
+    takes: ClassVar[frozenset[str]]
 
     @abstractmethod
     def missing(self) -> str | None:

@@ -39,6 +39,7 @@ class OnnxRuntime:
     name: ClassVar[str] = "onnxruntime"
     dialect: ClassVar[str] = "onnxruntime"
     suffix: ClassVar[str] = ".ort.onnx"
+    takes: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     def missing(self) -> str | None:
         """Return None: graphopt depends on ONNX Runtime, unless someone took it away."""

@@ -27,6 +27,7 @@ class TensorRT(Builder):
     name: ClassVar[str] = "tensorrt"
     title: ClassVar[str] = "TensorRT"
     module: ClassVar[str] = "tensorrt"
+    takes: ClassVar[frozenset[str]] = frozenset({"workspace_bytes", "timing_cache", "time_limit_s"})
 
     def missing(self) -> str | None:
         """Return the command that installs it, or that there is no GPU to build on."""

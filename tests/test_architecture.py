@@ -38,7 +38,8 @@ LAYERS: list[set[str]] = [
      "measure", "prepare", "outcome", "opening", "inspection", "sensitivity", "quantization",
      "quantize_options", "bits", "int8", "linting", "honesty"},
     {"pipeline"},
-    {"verbs", "verbs_analyze", "verbs_calibrate"},
+    {"bundle"},
+    {"verbs", "verbs_analyze", "verbs_bundle", "verbs_calibrate"},
     {"cli", "__main__"},
 ]  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""trtexec, TensorRT's own command: what it takes in each version, and what it writes."""
