@@ -1,1 +1,1 @@
-"""Bundles: what a device that cannot be reached builds by itself, and the results that come back."""
+"""Bundles: what a device out of reach builds by itself, and the results that come back."""
