@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -43,7 +43,7 @@ def targets(original: Model, model: Model, kept: Kept) -> list[Target]:
     original has a tensor of the name of its output to learn from. Layers that share a weight are
     left out: solving one would give it a weight of its own.
     """
-    changed = _changed(model, kept)
+    changed = downstream(model, {n for n, masks in kept.items() if _lost(masks)})
     known = set(original.graph.tensors())
     readers = Counter(
         t.name for n in model.graph.nodes for t in n.inputs if constant(t) is not None
@@ -74,13 +74,18 @@ def restrict(array: Array, masks: Masks | None) -> Array:
     return array
 
 
-def _changed(model: Model, kept: Kept) -> set[str]:
-    """Return the tensors that lost channels, and all that depends on one of them."""
-    lost = {name for name, masks in kept.items() if any(m is not None for m in masks)}
+def downstream(model: Model, tensors: Collection[str], nodes: Collection[str] = ()) -> set[str]:
+    """Return these tensors, what these nodes write, and all that depends on one of them."""
+    found = set(tensors)
     for node in model.graph.nodes:
-        if any(t.name in lost for t in [*node.inputs, *captured(node)]):
-            lost.update(t.name for t in node.outputs if t.name)
-    return lost
+        reads = [*node.inputs, *captured(node)]
+        if node.name in nodes or any(t.name in found for t in reads):
+            found.update(t.name for t in node.outputs if t.name)
+    return found
+
+
+def _lost(masks: Masks) -> bool:
+    return any(mask is not None for mask in masks)
 
 
 def _rectified(model: Model, tensor: Tensor) -> bool:

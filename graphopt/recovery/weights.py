@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from graphopt.errors import UsageError
-from graphopt.graph import captured, constant, consumers
+from graphopt.graph import constant, consumers
 from graphopt.model import Model
 from graphopt.passes.base import PassResult, Skip
-from graphopt.passes.factors import factors_of
+from graphopt.passes.factors import Factors, factors_of
 from graphopt.passes.low_rank import LowRank, Shapes, factorable, kernel_of
 from graphopt.passes.sparsify import Sparsify, cut_by_magnitude, sparsified
 from graphopt.passes.sparsity import Sparsity, candidates
@@ -22,12 +22,13 @@ from graphopt.recovery.least_squares import least_squares
 from graphopt.recovery.problem import Solver
 from graphopt.recovery.sequential import Solved, recover
 from graphopt.recovery.sparse import Sparsifier, on_support
-from graphopt.recovery.targets import Kept, Target, target_of
+from graphopt.recovery.targets import Kept, Target, downstream, target_of
 from graphopt.statistics.collect import MEMORY, Batches, Statistics
 from graphopt.statistics.layers import layers
 from graphopt.statistics.replay import Progress
 
 SELECTIONS = ("obs", "magnitude")
+BY_MAGNITUDE = "cut by magnitude: others share its weights, or the original has no such output"
 
 
 def sparsify(
@@ -67,43 +68,43 @@ def sparsify(
     Raises:
         UsageError: ``by`` is unknown, or needs samples and there are none.
     """
-    by = by or ("magnitude" if batches is None else "obs")
-    if by not in SELECTIONS:
-        raise UsageError(f"weights are chosen by {' or '.join(SELECTIONS)}, not '{by}'")
-    if by == "obs" and batches is None:
-        raise UsageError("choosing weights by second order looks at activations: give --data")
+    second_order = _is_second_order(by, has_data=batches is not None)
+    original = original or model
     found = candidates(model, sparsity, keep)
     student = model.clone()
-    work = reached(original or model, student, {layer.node for layer in found.layers})
+    work = reached(original, student, {layer.node for layer in found.layers})
     # Weights that several layers share have as many problems, and no one answer.
-    solvable = {t.layer.node for t in work} if by == "obs" else set()
+    solvable = {t.layer.node for t in work} if second_order else set()
     chosen = [layer for layer in found.layers if layer.node in solvable]
-    names = {layer.node for layer in chosen}
-    rest = [layer for layer in found.layers if layer.node not in names]
+    rest = [layer for layer in found.layers if layer.node not in solvable]
     changes = list(cut_by_magnitude(student, sparsity, rest))
     solved: list[Solved] = []
     if batches is not None and (chosen or recovery):
-        solver: Solver = Sparsifier(sparsity, names, recovery) if by == "obs" else on_support
-        if not recovery:
-            work = [target for target in work if target.layer.node in names]
-        solved = recover(
-            original or model,
-            student,
-            kept or {},
-            batches,
-            solver,
-            wanted=work,
-            memory=memory,
-            threads=threads,
-            progress=progress,
-        )
+        names = {layer.node for layer in chosen}
+        solver: Solver = Sparsifier(sparsity, names, recovery) if second_order else on_support
+        wanted = work if recovery else [t for t in work if t.layer.node in names]
+        solved = recover(original, student, kept or {}, batches, solver, wanted=wanted,
+                         memory=memory, threads=threads, progress=progress)  # fmt: skip
     nodes = {node.name: node for node in student.graph.nodes}
     changes += [sparsified(x.node, np.asarray(constant(nodes[x.node].inputs[1]))) for x in chosen]
     skipped = list(found.skipped)
-    if by == "obs":
-        reason = "cut by magnitude: others share its weights, or the original has no such output"
-        skipped += [Skip(layer.node, reason) for layer in rest]
+    if second_order:
+        skipped += [Skip(layer.node, BY_MAGNITUDE) for layer in rest]
     return PassResult(student, Sparsify.name, tuple(changes), tuple(skipped)), solved
+
+
+def _is_second_order(by: str | None, *, has_data: bool) -> bool:
+    """Whether weights are chosen by second order, which samples make the default.
+
+    Raises:
+        UsageError: ``by`` is unknown, or needs samples and there are none.
+    """
+    by = by or ("obs" if has_data else "magnitude")
+    if by not in SELECTIONS:
+        raise UsageError(f"weights are chosen by {' or '.join(SELECTIONS)}, not '{by}'")
+    if by == "obs" and not has_data:
+        raise UsageError("choosing weights by second order looks at activations: give --data")
+    return by == "obs"
 
 
 def reached(original: Model, model: Model, edited: Collection[str]) -> list[Target]:
@@ -117,11 +118,7 @@ def reached(original: Model, model: Model, edited: Collection[str]) -> list[Targ
         edited: names of the nodes whose output may differ on the same input.
     """
     known = set(original.graph.tensors())
-    changed: set[str] = set()
-    for node in model.graph.nodes:
-        reads = [*node.inputs, *captured(node)]
-        if node.name in edited or any(t.name in changed for t in reads):
-            changed.update(t.name for t in node.outputs if t.name)
+    changed = downstream(model, (), edited)
     nodes = {node.name: node for node in model.graph.nodes}
     return [
         target_of(model, layer, known)
@@ -172,12 +169,7 @@ def low_rank(
     factors = None
     if batches is not None:
         statistics = Statistics(model, batches, memory=memory, threads=threads, progress=progress)
-        nodes = {node.name: node for node in model.graph.nodes}
-        factors = {}
-        for layer, gram in statistics.grams([x.node for x in factorable(model, keep)[0]]):
-            node = nodes[layer.node]
-            matrix = layer.matrix(np.asarray(constant(node.inputs[1])), node)[0]
-            factors[layer.node] = list(factors_of(layer, matrix, kernel_of(node), gram))
+        factors = _factors_on_data(statistics, [x.node for x in factorable(model, keep)[0]])
     result = LowRank(macs, align, tuple(keep), factors, shapes or {})(model)
     if batches is None or not recovery:
         return result, []
@@ -194,3 +186,14 @@ def low_rank(
         progress=progress,
     )
     return result, solved
+
+
+def _factors_on_data(statistics: Statistics, nodes: Sequence[str]) -> dict[str, list[Factors]]:
+    """Return the factors of the least error on what each of these layers reads."""
+    named = {node.name: node for node in statistics.model.graph.nodes}
+    found = {}
+    for layer, gram in statistics.grams(nodes):
+        node = named[layer.node]
+        matrix = layer.matrix(np.asarray(constant(node.inputs[1])), node)[0]
+        found[layer.node] = list(factors_of(layer, matrix, kernel_of(node), gram))
+    return found
