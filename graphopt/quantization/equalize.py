@@ -26,6 +26,7 @@ from graphopt.quantization.second_order import Matrix
 from graphopt.quantization.sites import Site, linear_sites
 from graphopt.statistics.collect import MEMORY, Batches
 from graphopt.statistics.replay import Progress
+from graphopt.wording import counted
 
 NAME = "equalize"
 ALPHA = 0.7  # measured: docs/quantization.md
@@ -57,7 +58,7 @@ def equalize(
     """
     sites, skipped = linear_sites(model)
     maxima = None
-    if sites and batches is not None:
+    if batches is not None:
         maxima = channel_maxima(
             model, batches, sites, memory=memory, threads=threads, progress=progress
         )
@@ -78,8 +79,7 @@ def rescaled(
             continue
         rescale(out, site, factor, nodes, names)
         readers = ", ".join(f"'{r.layer.node}'" for r in site.readers)
-        detail = (
-            f"{site.channels} channels by {factor.min():.3g} to {factor.max():.3g}, into {readers}"
-        )
+        many = counted(site.channels, "channel")
+        detail = f"{many} by {factor.min():.3g} to {factor.max():.3g}, into {readers}"
         changes.append(Change(kind, site.writers[0].node, detail))
     return out, changes

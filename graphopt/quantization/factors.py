@@ -31,9 +31,13 @@ def channel_maxima(
 ) -> list[Matrix]:
     """Return the greatest magnitude of each channel of each site, where its readers read it.
 
+    Where there are no sites, no data is read.
+
     Raises:
         DataError: there are no samples, or they do not fit the model.
     """
+    if not sites:
+        return []
     place = {t.name: i for i, t in enumerate(in_graph_order(model.graph))}
     wanted = sorted({name for site in sites for name in site.inputs}, key=place.__getitem__)
     found: dict[str, Matrix] = {}

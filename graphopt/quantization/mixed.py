@@ -20,6 +20,7 @@ from graphopt.quantization.search_sets import Candidate, Search, Spent, predicte
 from graphopt.quantization.search_trial import trials
 from graphopt.sensitivity import Item
 from graphopt.sensitivity.layers import quantized_layers
+from graphopt.wording import counted
 
 __all__ = [
     "EVALUATIONS", "Extend", "Found", "Limit", "Placement", "Tried", "Verdict", "find", "patterns",
@@ -35,7 +36,6 @@ def find(
     evaluation: Dataset,
     limit: Limit,
     *,
-    order: Sequence[Item] | None = None,
     calibration: Dataset | None = None,
     evaluations: int = EVALUATIONS,
     ui: Console | None = None,
@@ -51,8 +51,8 @@ def find(
         reference: the model to be held against: as given, or before it was pruned.
         evaluation: the samples to judge on, with labels where there are any.
         limit: what may be lost.
-        order: what each layer costs alone, if at hand; measured here by default.
-        calibration: the samples to measure that on; those of ``evaluation`` by default.
+        calibration: the samples to measure what each layer costs alone on; those of
+            ``evaluation`` by default.
         evaluations: how many models to run at most, full INT8 and none in INT8 included.
         ui: shows progress, and each set with ``-v``.
         threads: cores for ONNX Runtime; all by default.
@@ -67,11 +67,10 @@ def find(
         state = _State(place, judge, limit, max(evaluations, 1), ui)
         if state.evaluate(frozenset()).met:
             return state.found()
-        if order is None:
-            samples = evaluation if calibration is None else calibration
-            order = measured_alone(
-                place.model, place(), samples, ui, exact=place.exact, threads=threads
-            )
+        samples = evaluation if calibration is None else calibration
+        order = measured_alone(
+            place.model, place(), samples, ui, exact=place.exact, threads=threads
+        )
         with ui.progress("searching layers to leave in float", None) as advance:
             state.search(order, lambda: advance(1))
     return state.found()
@@ -126,8 +125,8 @@ class _State:
         inside = tuple(name for name in self.items if name in names)
         macs = sum(self.items[name].macs for name in inside)
         tried = self.tried[names] = Tried(inside, verdict, self.limit.met(verdict), macs)
-        word = "met" if tried.met else "missed"
-        self.ui.detail(f"{len(names)} of {self.layers} layers in float: {verdict}: {word}")
+        layers, word = counted(self.layers, "layer"), "met" if tried.met else "missed"
+        self.ui.detail(f"{len(names)} of {layers} in float: {verdict}: {word}")
         return tried
 
     def search(self, order: Sequence[Item], advance: Callable[[], None]) -> None:
@@ -172,14 +171,14 @@ class _State:
             self.limit,
             best,
             full,
-            tuple(self.tried.values()),
-            len(self.verdicts),
-            self.minimal or full.met,
-            {name: self._reason(name) for name in best.names},
-            self.layers,
-            sum(item.macs for item in self.items.values()),
-            alone if alone is not None and not alone.met else None,
-            tuple(self._notes(best)),
+            steps=tuple(self.tried.values()),
+            evaluations=len(self.verdicts),
+            minimal=self.minimal or full.met,
+            reasons={name: self._reason(name) for name in best.names},
+            candidates=self.layers,
+            macs=sum(item.macs for item in self.items.values()),
+            in_float=alone if alone is not None and not alone.met else None,
+            notes=tuple(self._notes(best)),
         )
 
     def _reason(self, name: str) -> str:
@@ -189,11 +188,13 @@ class _State:
         place = "the most of all" if not noisier else f"number {noisier + 1} of {len(self.items)}"
         loss = item.loss
         if loss.broken:
-            cost = f"{loss.broken} values NaN or infinite"
+            cost = f"{counted(loss.broken, 'value')} NaN or infinite"
         else:
             cost = f"outputs at {loss.sqnr_db:.1f} dB SQNR"
-        changed = "" if loss.agree is None else f", {loss.samples - loss.agree} of {loss.samples} "
-        changed += "samples change class" if changed else ""
+        changed = ""
+        if loss.agree is not None:
+            samples = counted(loss.samples, "sample")
+            changed = f", {loss.samples - loss.agree} of {samples} change class"
         total = sum(i.macs for i in self.items.values())
         share = f"; {100 * item.macs / total:.1f} % of MACs" if total else ""
         return f"{item.op}, alone in INT8 {cost}{changed}, {place}{share}"
@@ -205,13 +206,13 @@ class _State:
         if allowed is not None and error is not None and abs(allowed) < 2 * error:
             notes.append(
                 f"{allowed:g} points are {allowed * verdict.samples / 100:.1f} of "
-                f"{verdict.samples} samples, and chance alone moves the drop by {error:.2f} points "
-                "(standard error): give more --eval samples for a surer answer"
+                f"{counted(verdict.samples, 'sample')}, and chance alone moves the drop by "
+                f"{error:.2f} points (standard error): give more --eval samples for a surer answer"
             )
         if self.unplaced:
             notes.append(
-                f"{self.unplaced} sets were passed over: the calibration table lacks tensors that "
-                "they need"
+                f"passed over {counted(self.unplaced, 'set')}, for which the calibration table "
+                "lacks tensors"
             )
         return notes
 

@@ -34,8 +34,6 @@ def measured_alone(
     ui: Console,
     *,
     exact: bool,
-    samples: int | None = None,
-    seed: int = 0,
     threads: int | None = None,
 ) -> tuple[Item, ...]:
     """Measure each layer in INT8 alone; returns them in graph order, empty where none is in INT8.
@@ -43,11 +41,9 @@ def measured_alone(
     Args:
         model: the float model, as it is to be quantized.
         placed: what :class:`graphopt.passes.insert_qdq.InsertQDQ` made of it.
-        data: samples.
+        data: samples, of which as many are taken as :func:`order_samples` says.
         ui: shows progress.
         exact: run Q/DQ as written.
-        samples: how many samples; as many as :func:`order_samples` says by default.
-        seed: chooses them.
         threads: cores for ONNX Runtime; all by default.
 
     Raises:
@@ -57,7 +53,7 @@ def measured_alone(
     feeds = next(iter(data.batches(1)))
     shapes = {name: tuple(array.shape) for name, array in feeds.items()}
     jobs = int8_work(model, placed, cost(model, shapes)).jobs
-    data = fewer(data, samples or order_samples(len(jobs)), seed)
+    data = fewer(data, order_samples(len(jobs)), seed=0)
     made = {"int8": partial(quantized, model, placed.model)}
     found: dict[str, Item] = {}
     with ui.progress("measuring layers alone in INT8", len(jobs)) as advance:

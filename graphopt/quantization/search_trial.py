@@ -83,20 +83,18 @@ class Trials:
             plain = {f.name: getattr(data, f.name) for f in fields(Dataset)}
             self._data = Kept(**plain, kept=tuple(feeds.values))
 
-    def __call__(self, model: Model, *, exact: bool | None = None) -> Verdict:
+    def __call__(self, model: Model) -> Verdict:
         """Run a model on all samples.
 
         Args:
             model: takes and gives what the reference does.
-            exact: as in the constructor, for this model only.
 
         Raises:
             UsageError: names or shapes of the outputs differ.
             DataError: a sample is broken, or a label is no class of the model.
             UnsupportedModelError: ONNX Runtime refuses the model.
         """
-        exact = self._exact if exact is None else exact
-        with opened(model, threads=self._threads, optimize=not exact) as run:
+        with opened(model, threads=self._threads, optimize=not self._exact) as run:
             return Verdict.of(compare(self._reference(), run, self._data))
 
     def _reference(self) -> Runner:
@@ -115,7 +113,7 @@ def trials(
     exact: bool,
     memory: int = MEMORY,
     threads: int | None = None,
-) -> Iterator[Callable[..., Verdict]]:
+) -> Iterator[Callable[[Model], Verdict]]:
     """Open the reference and yield what holds models against it; see :class:`Trials`."""
     with ExitStack() as stack:
         run = stack.enter_context(opened(reference, threads=threads))

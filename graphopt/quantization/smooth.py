@@ -47,10 +47,8 @@ def smooth(
         DataError: there are no samples, or they do not fit the model.
     """
     sites, skipped = norm_sites(model)
-    maxima = (
-        channel_maxima(model, batches, sites, memory=memory, threads=threads, progress=progress)
-        if sites
-        else []
+    maxima = channel_maxima(
+        model, batches, sites, memory=memory, threads=threads, progress=progress
     )
     factors = balanced(model, sites, maxima, alpha, exact=exact)
     out, changes = rescaled(model, sites, factors, "smoothed")

@@ -393,7 +393,7 @@ def test_each_set_is_run_once(tmp_path: Path) -> None:
     place = placement(model, data)
     full = value(place, (), model, data).sqnr_db
     found = find(place, model, data, Limit(min_sqnr=full + 6), evaluations=100)
-    assert found.evaluations <= len(found.steps)
+    assert found.evaluations < len(found.steps)
     assert len({t.names for t in found.steps}) == len(found.steps)
 
 
