@@ -20,6 +20,7 @@ from graphopt.calibrators.collect import POSITIONS, Collected, collect
 from graphopt.errors import UsageError
 from graphopt.graph import Graph, Tensor, captured, is_constant, static_shape
 from graphopt.model import Feeds, Model
+from graphopt.wording import counted
 
 # Outputs of one batch; past this a larger one leaves the caches and no longer helps.
 OUTPUT_BYTES = 48 << 20
@@ -127,9 +128,9 @@ def plan(
     needed = max(found.peak([name], least) for name in names)
     if needed > memory:
         raise UsageError(
-            f"calibration needs about {_megabytes(needed)} of memory for one "
+            f"calibration needs about {_size(needed)} of memory for one "
             f"{'batch' if fixed_batch else 'sample'} and one tensor at a time, and "
-            f"{_megabytes(memory)} are allowed: raise --memory"
+            f"the limit is {_size(memory)}: raise --memory"
         )
     passes: list[list[str]] = [[]]
     for name in names:
@@ -239,5 +240,8 @@ def _itemsize(tensor: Tensor) -> int:
     return 4 if tensor.dtype is None else int(getattr(tensor.dtype, "itemsize", 4))
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
+def _size(size: int) -> str:
+    for unit, name in ((1e6, "MB"), (1e3, "KB")):
+        if size >= unit:
+            return f"{size / unit:.0f} {name}"
+    return counted(size, "byte")

@@ -13,6 +13,7 @@ from graphopt.calibrators import CALIBRATORS, CalibrationTable, Histogram, Tenso
 from graphopt.calibrators.choose import chosen
 from graphopt.calibrators.errors import expected_sqnr
 from graphopt.calibrators.table import Counts
+from graphopt.wording import counted
 
 FP16_MAX = 65504.0
 # Below so many samples ranges still move by percents from one choice of samples to the next.
@@ -180,7 +181,7 @@ def table_warnings(table: CalibrationTable) -> list[str]:
     def say(names: Sequence[str], what: str) -> None:
         if names:
             more = " …" if len(names) > NAMED else ""
-            many = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+            many = counted(len(names), "tensor")
             warnings.append(f"{many} {what}: {', '.join(names[:NAMED])}{more}")
 
     say(
@@ -200,8 +201,8 @@ def table_warnings(table: CalibrationTable) -> list[str]:
         "(--calibrator minmax keeps them)")  # fmt: skip
     if 0 < table.samples < FEW_SAMPLES:
         warnings.append(
-            f"calibrated on {table.samples} samples: give {FEW_SAMPLES} or more, of what the "
-            "model will see"
+            f"calibrated on {counted(table.samples, 'sample')}: give {FEW_SAMPLES} or more, of "
+            "what the model will see"
         )
     if table.synthetic:
         warnings.append("calibrated on SYNTHETIC data: accuracy is meaningless; do not ship this")

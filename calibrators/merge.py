@@ -11,6 +11,7 @@ from graphopt.calibrators.choose import chosen, digest_of
 from graphopt.calibrators.histogram import merge
 from graphopt.calibrators.table import Counts
 from graphopt.errors import UsageError
+from graphopt.wording import counted
 
 
 def merge_tables(
@@ -86,8 +87,8 @@ def _require_same(
             (first_where, where) if apart[0] in first_counts.histograms else (where, first_where)
         )
         raise UsageError(
-            f"{len(apart)} tensors are in one table only, such as '{apart[0]}', which {has} has "
-            f"and {lacks} has not: calibrate both alike (--trt-cache asks for more tensors)"
+            f"the tables differ in {counted(len(apart), 'tensor')}, such as '{apart[0]}', which "
+            f"{has} has and {lacks} has not: calibrate both alike (--trt-cache asks for more)"
         )
     if first_counts.preprocess != counts.preprocess:
         raise UsageError(f"{first_where} and {where} were made with different preprocessing")
@@ -106,8 +107,8 @@ def _require_apart(names: Sequence[str], counts: Sequence[Counts]) -> None:
             both = Counter(one.seen) & Counter(counts[j].seen)
             if both:
                 raise UsageError(
-                    f"{sum(both.values())} samples of {names[j]} are in {names[i]} too, and would "
-                    "count twice: merge tables of different samples"
+                    f"{names[i]} and {names[j]} share {counted(sum(both.values()), 'sample')}, "
+                    "which would count twice: merge tables of different samples"
                 )
 
 

@@ -16,6 +16,7 @@ from graphopt.errors import UsageError
 from graphopt.graph import is_constant
 from graphopt.model import Model
 from graphopt.registry import did_you_mean
+from graphopt.wording import counted
 
 OURS, TENSORRT, ONNXRUNTIME = "graphopt", "TensorRT", "ONNX Runtime"
 MOST_BYTES = 1 << 30
@@ -132,14 +133,14 @@ def _check(
     strangers = sorted(name for name in table.ranges if name not in tensors)
     if table.ranges and len(strangers) == len(table.ranges):
         raise UsageError(
-            f"{where} belongs to another model: none of its {len(table.ranges)} tensors is in "
-            f"this one, such as '{strangers[0]}'; calibrate this model"
+            f"{where} belongs to another model: of its {counted(len(table.ranges), 'tensor')} "
+            f"none is in this one, such as '{strangers[0]}'; calibrate this model"
         )
     missing = [name for name in wanted if name not in table.ranges]
     if missing:
         near = did_you_mean(missing[0], strangers)
         raise UsageError(
-            f"{where} has no range for {len(missing)} of the {len(set(wanted))} tensors that are "
+            f"{where} has no range for {len(missing)} of {counted(len(set(wanted)), 'tensor')} "
             f"to be quantized, such as '{missing[0]}'{near}: it belongs to another model, or to "
             "this one before it was changed; calibrate this model"
         )

@@ -1,4 +1,4 @@
-"""How shapes and other people's errors are written in a message of one line."""
+"""How counts, shapes and other people's errors are written in a message of one line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,23 @@ def spell(shape: Iterable[Any] | None) -> str:
     return "x".join("?" if d is None else str(d) for d in shape) or "scalar"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts: ``1 tensor``, ``2 tensors``; the plural ends in s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def one_line(problem: object, most: int = 300) -> str:
     """Return an error or a text in one line of at most ``most`` characters.
 
     An error without a message is told by its type.
     """
     return " ".join(str(problem).split())[:most] or type(problem).__name__
+
+
+def printable(text: object, most: int = 300) -> str:
+    """Return a text from elsewhere in one line that does nothing to a terminal.
+
+    Control characters and what cannot be encoded become ``?``; it ends after ``most`` characters.
+    """
+    line = " ".join(str(text)[: 4 * most].split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:most]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.wording import one_line, spell
+from graphopt.wording import counted, one_line, spell
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,10 @@ from graphopt.wording import one_line, spell
 )
 def test_shapes(shape, said):
     assert spell(shape) == said
+
+
+def test_counts():
+    assert [counted(n, "tensor") for n in (0, 1, 2)] == ["0 tensors", "1 tensor", "2 tensors"]
 
 
 def test_errors_become_one_line():

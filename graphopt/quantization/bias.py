@@ -33,6 +33,7 @@ from graphopt.statistics.layers import Layer, bias_of, set_weights
 from graphopt.statistics.replay import Progress, Replay
 from graphopt.statistics.spill import Spill
 from graphopt.statistics.unfold import Unfolder, pieces
+from graphopt.wording import counted
 
 NAME = "correct-bias"
 
@@ -82,7 +83,7 @@ def correct_bias(
         lost = np.einsum("gf,gfo->go", mean, _rounding_error(layer, head, levels))
         matrix = layer.matrix(head.values, head.node)
         set_weights(out, layer, matrix, bias_of(layer, nodes) + lost, nodes, names)
-        detail = f"{lost.size} channels, by up to {np.abs(lost).max():.3g}"
+        detail = f"{counted(lost.size, 'channel')}, by up to {np.abs(lost).max():.3g}"
         changes.append(Change("corrected", layer.node, detail))
     return PassResult(out, NAME, tuple(changes), tuple(skipped))
 

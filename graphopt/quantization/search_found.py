@@ -9,6 +9,7 @@ from typing import Any
 from graphopt.errors import GateError
 from graphopt.quantization.search_limit import Limit, Verdict
 from graphopt.quantization.search_place import patterns
+from graphopt.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ class Found:
         """What the model with that set is worth."""
         return self.best.verdict
 
+    @property
+    def _layers(self) -> str:
+        return counted(self.candidates, "layer")
+
     def require(self) -> None:
         """Refuse to go on where the limit cannot be met.
 
@@ -100,7 +105,7 @@ class Found:
                 f"{self.limit} cannot be met: the model misses it before anything is in INT8 "
                 f"({self.in_float.verdict}); prune less, or allow more"
             )
-        many = f"{len(self.exclude)} of {self.candidates} layers in float"
+        many = f"{len(self.exclude)} of {self._layers} in float"
         raise GateError(
             f"{self.limit} cannot be met with INT8: the best of {self.evaluations} evaluated has "
             f"{many}: {self.final}; try another --calibrator, more --data, or allow more"
@@ -108,7 +113,7 @@ class Found:
 
     def lines(self) -> list[str]:
         """Return what a person wants to read, the outcome first."""
-        head = f"{self.limit}: all {self.candidates} layers in INT8: {self.full.verdict}"
+        head = f"{self.limit}: all {self._layers} in INT8: {self.full.verdict}"
         if not self.exclude:
             return [head, *self.notes]
         share = f", {100 * self.best.macs / self.macs:.1f} % of MACs" if self.macs else ""
@@ -116,8 +121,8 @@ class Found:
         word = "met" if self.met else "missed"
         lines = [
             head,
-            f"{word} with {len(self.exclude)} of {self.candidates} layers in float{share}, after "
-            f"{self.evaluations} evaluations: {self.final}{need if self.met else ''}",
+            f"{word} with {len(self.exclude)} of {self._layers} in float{share}, after "
+            f"{counted(self.evaluations, 'evaluation')}: {self.final}{need if self.met else ''}",
         ]
         return [*lines, *(f"float {name}: {self.reasons[name]}" for name in self.exclude),
                 *self.notes]  # fmt: skip

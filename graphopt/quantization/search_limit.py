@@ -8,6 +8,7 @@ from typing import Any
 
 from graphopt.errors import UsageError
 from graphopt.fidelity import Fidelity
+from graphopt.wording import counted
 
 # A drop of exactly the limit passes, whatever its last bit.
 _SLACK = 1e-9
@@ -141,13 +142,11 @@ class Verdict:
         """One line."""
         sqnr = "identical outputs" if self.sqnr_db == math.inf else f"SQNR {self.sqnr_db:.1f} dB"
         if self.lost is None or self.drop is None or self.standard_error is None:
-            return f"{sqnr} ({self.samples} samples)"
+            return f"{sqnr} ({counted(self.samples, 'sample')})"
         error = f"standard error {self.standard_error:.2f}"
         if not self.labelled:
-            return (
-                f"top-1 agreement {100 - self.drop:.2f} % ({self.lost} of {self.samples} samples "
-                f"change class; {error}), {sqnr}"
-            )
+            lost = f"{self.lost} of {counted(self.samples, 'sample')} change class"
+            return f"top-1 agreement {100 - self.drop:.2f} % ({lost}; {error}), {sqnr}"
         return (
             f"accuracy {-self.drop + 0.0:+.2f} points ({self.lost} lost, {self.gained} won of "
             f"{self.samples}; {error}, McNemar p {self.p_value:.2g}), {sqnr}"

@@ -83,8 +83,10 @@ def test_less_memory_first_takes_a_smaller_batch_then_passes(
 
 
 def test_too_little_memory_is_told(small: Model, inner: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"for one sample and one tensor at a time.*--memory"):
-        plan(small, inner, SAMPLE, memory=1000)
+    told = r"about \d+ KB of memory for one sample and one tensor at a time, and the limit is {}:"
+    for memory, said in ((1, "1 byte"), (999, "999 bytes"), (1000, "1 KB")):
+        with pytest.raises(UsageError, match=told.format(said)):
+            plan(small, inner, SAMPLE, memory=memory)
     with pytest.raises(UsageError, match="for one batch and one tensor"):
         plan(small, inner, SAMPLE, memory=1000, fixed_batch=4)
 

@@ -55,7 +55,7 @@ A, B = table_of(rows(1)), table_of(rows(2))
         (replace(B, method="mse"), r"different calibrators \(auto, mse\)"),
         (table_of({n: v for n, v in rows(2).items() if n != "a"}), "'a', which A has and B has n"),
         (table_of({**rows(2), "z": rows(2)["a"]}), "'z', which B has and A has not"),
-        (A, "12 samples of B are in A too"),
+        (A, "A and B share 12 samples"),
     ],
 )
 def test_what_cannot_be_merged(other, told: str) -> None:
