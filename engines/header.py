@@ -1,9 +1,13 @@
 """The first bytes of an engine file: which runtime made it, and which version, without a GPU.
 
-Layout, read off engines that TensorRT-RTX 1.7 built: bytes 0-3 ``vtrt`` (``ftrt`` for TensorRT),
-4-7 zero, 16-23 the length of the whole file, 24-27 the version; integers are little-endian. That
-TensorRT lays out the rest alike has not been seen, so its version is told only where the length
-agrees too.
+Layout, little-endian, as read off engines that TensorRT-RTX 1.7 built: bytes 0-3 ``vtrt``, 4-7
+zero, 8-11 the version of the serialization, 16-23 the length of the whole file, 24-27 the version.
+
+TensorRT's begin with ``ftrt``, and no document tells the rest. In NVIDIA/TensorRT issue 3073 people
+read the version of the serialization at byte 8 (232 of TensorRT 8.5.3, 213 of 8.4.3) and the
+version at bytes 24 to 26, where Autoware's ``tensorrt_common`` reads it too, so the layouts seem to
+be one. No plan of TensorRT was at hand to check it: its version counts as sure only where the
+length agrees as well.
 """
 
 from __future__ import annotations
@@ -27,13 +31,18 @@ class EngineHeader:
 
     Attributes:
         kind: the runtime, a name in ``graphopt.engines.ENGINES``.
-        version: the version that built it, ``"1.7.1.116"``; None where it cannot be trusted.
+        version: the version that built it, ``"1.7.1.116"``; None where nothing like one is there.
         size: the file's length, in bytes.
+        sure: the whole header is laid out as known; else ``version`` is a guess to show and not to
+            act on.
+        serialization: the version of the file format, as the runtime's own errors name it.
     """
 
     kind: str
     version: str | None
     size: int
+    sure: bool = True
+    serialization: int | None = None
 
 
 def is_engine(path: str | os.PathLike[str]) -> bool:
@@ -68,19 +77,20 @@ def identify(path: str | os.PathLike[str]) -> EngineHeader:
     kind = MAGIC[head[:4]]
     if len(head) < HEADER_BYTES:
         raise ModelFormatError(f"{path} is truncated: an engine is longer than {size} bytes")
-    zero, declared = struct.unpack("<I8xQ", head[4:24])
-    version = head[24:28]
+    zero, serialization, declared = struct.unpack("<II4xQ", head[4:24])
+    version = ".".join(str(part) for part in head[24:28])
     if kind == "tensorrt-rtx":
         if zero:
             raise ModelFormatError(f"{path} is damaged: bytes 4 to 7 of an engine are zero")
-        if declared > size:
+        if declared != size:
+            what = "truncated" if declared > size else "damaged"
             raise ModelFormatError(
-                f"{path} is truncated: it should have {declared:,} bytes, and has {size:,}"
+                f"{path} is {what}: it should have {declared:,} bytes, and has {size:,}"
             )
-        if declared < size:
-            raise ModelFormatError(
-                f"{path} is damaged: it should have {declared:,} bytes, and has {size:,}"
-            )
-    elif zero or declared != size or version[0] not in _PLAUSIBLE_MAJOR:
-        return EngineHeader(kind, None, size)
-    return EngineHeader(kind, ".".join(str(part) for part in version), size)
+        return EngineHeader(kind, version, size, serialization=serialization)
+    if head[24] not in _PLAUSIBLE_MAJOR:
+        return EngineHeader(kind, None, size, sure=False)
+    if zero or declared != size:
+        # The fourth number was read by nobody: three are shown.
+        return EngineHeader(kind, version.rpartition(".")[0], size, sure=False)
+    return EngineHeader(kind, version, size, serialization=serialization)

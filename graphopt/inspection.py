@@ -10,11 +10,12 @@ from typing import Any
 from graphopt.channels import analyze
 from graphopt.console import Console
 from graphopt.cost import cost
-from graphopt.engines import ENGINES, BuildOptions, ShapeRange
-from graphopt.engines.header import identify
+from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
+from graphopt.engines.header import EngineHeader, identify
+from graphopt.engines.safety import TRUST, here, reasons_against
 from graphopt.engines.shapes import resolve_shapes
-from graphopt.engines.sidecar import check_sidecar, read_sidecar, sidecar_path
-from graphopt.errors import GraphoptError, UnsupportedModelError
+from graphopt.engines.sidecar import check_sidecar, find_sidecar, read_json, sidecar_path
+from graphopt.errors import GraphoptError, UnsupportedModelError, UsageError
 from graphopt.files import dump_json, sha256
 from graphopt.graph import QUANTIZE_OPS, is_op, is_standard, walk
 from graphopt.linting import lint_model
@@ -25,37 +26,91 @@ from graphopt.profiles import load_device
 from graphopt.quantize import placeholder_table, wanted_tensors
 from graphopt.recipe import Recipe
 from graphopt.report import Report, human
-from graphopt.wording import spell
+from graphopt.wording import counted, printable, spell
 
 
 def inspect_engine(path: Path, ui: Console) -> None:
-    """Print an engine's runtime, version and sidecar."""
+    """Print what an engine's first bytes and its sidecar tell, and whether it would load here.
+
+    It is read, hashed and never loaded.
+    """
     header = identify(path)
-    side = read_sidecar(path) if sidecar_path(path).exists() else None
+    problems: list[str] = []
+    side: dict[str, Any] | None = None
+    try:
+        side = find_sidecar(path)
+    except UsageError as problem:
+        problems.append(str(problem))
+    if side is not None:
+        problems += check_sidecar(path)
+    loads, why_not = _loads_here(path, header)
     value: dict[str, Any] = {
         "file": path.name,
-        "bytes": path.stat().st_size,
+        "bytes": header.size,
         "sha256": sha256(path),
         "runtime": header.kind,
         "runtime_version": header.version,
+        "version_is_sure": header.sure,
+        "serialization": header.serialization,
         "sidecar": side,
-        "problems": check_sidecar(path),
+        "problems": problems,
+        "loads_here": loads,
+        "why_not": why_not,
+        "layers": _layers_beside(path),
+        "trust": TRUST,
     }
     if ui.json:
         ui.raw(dump_json(value))
         return
+    _print_engine(value, path, ui)
+
+
+def _loads_here(path: Path, header: EngineHeader) -> tuple[bool, list[str]]:
+    """Return whether nothing speaks against loading it on this machine, and what does."""
+    engine: Engine = ENGINES.load(header.kind)()
+    reasons = [why for why in (engine.missing() or engine.cannot_run(),) if why]
+    reasons += reasons_against(path, here(engine))
+    return not reasons, reasons
+
+
+def _layers_beside(path: Path) -> dict[str, Any] | None:
+    """Return the file of layer information beside an engine, and how many layers it tells of."""
+    file = path.with_name(f"{path.name}.layers.json")
+    if not file.is_file():
+        return None
+    try:
+        value = read_json(file, "list of layers")
+    except UsageError as problem:
+        return {"file": file.name, "count": None, "problem": str(problem)}
+    layers = value.get("Layers") if isinstance(value, dict) else None
+    return {"file": file.name, "count": len(layers) if isinstance(layers, list) else None}
+
+
+def _print_engine(value: Mapping[str, Any], path: Path, ui: Console) -> None:
+    version = value["runtime_version"] or "unknown"
+    if value["runtime_version"] and not value["version_is_sure"]:
+        version += " as it seems (bytes 24 to 26 of a header of another layout)"
     ui.result(
-        f"{path.name}: {header.kind} engine, version {header.version or 'unknown'}, "
+        f"{path.name}: {value['runtime']} engine, version {version}, "
         f"{human(value['bytes'], 'bytes')}"
     )
-    if side is None:
-        ui.result(f"no sidecar ({sidecar_path(path).name}): where it came from is not known")
-        return
     for problem in value["problems"]:
-        ui.warn(problem)
-    for key, item in side.items():
-        if item not in (None, {}, ""):
-            ui.result(f"  {key}: {item}")
+        ui.warn(printable(problem))
+    if value["loads_here"]:
+        ui.result("would load here, as far as its header and its sidecar tell")
+    for reason in value["why_not"]:
+        if reason not in value["problems"]:
+            ui.result(f"would not load here: {printable(reason)}")
+    layers = value["layers"]
+    if layers is not None:
+        count = "" if layers["count"] is None else f", {counted(layers['count'], 'layer')}"
+        ui.result(f"layers: {layers['file']}{count}")
+    if value["sidecar"] is None:
+        ui.result(f"no sidecar ({sidecar_path(path).name}): where it came from is not known")
+    for key, item in (value["sidecar"] or {}).items():
+        if item not in (None, {}, [], ""):
+            ui.result(f"  {printable(key, 60)}: {printable(item, 1000)}")
+    ui.result(value["trust"])
 
 
 def inspect_model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from graphopt.engines import ENGINES, Session
 from graphopt.engines.header import identify, is_engine
+from graphopt.engines.safety import check_engine, here
 from graphopt.engines.sidecar import read_sidecar, sidecar_path
 from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
 from graphopt.graph import is_op
@@ -21,18 +22,25 @@ from graphopt.wording import spell
 
 
 @contextmanager
-def opened(path: Path, *, faithful: bool = False) -> Iterator[Session]:
+def opened(
+    path: Path, *, faithful: bool = False, warn: Callable[[str], None] | None = None
+) -> Iterator[Session]:
     """Open a model on ONNX Runtime, or an engine on its own runtime.
+
+    What has a sidecar is first checked against it and this machine (``graphopt.engines.safety``).
 
     Args:
         path: of the file.
         faithful: for values, not for times: compute Q/DQ that is placed for TensorRT as written.
             What ONNX Runtime's optimizer makes of it is nothing that TensorRT does: more layers
             in integers, biases that overflow with fp16 scales, or (opset 21) no model at all.
+        warn: is told of an engine without a sidecar: loading it is a matter of trust.
 
     Raises:
-        UsageError: no such file, or its sidecar names an engine that is not installed.
-        EnvironmentProblem: an engine, and this machine cannot run it.
+        UsageError: no such file, its sidecar names an engine that is not installed, or it is not
+            the file that its sidecar tells of.
+        EnvironmentProblem: an engine, and this machine cannot run it, or has not the version or
+            the GPU that it was built for.
         UnsupportedModelError: the runtime refuses it.
     """
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for a name too long
@@ -42,6 +50,7 @@ def opened(path: Path, *, faithful: bool = False) -> Iterator[Session]:
     why = engine.missing() or engine.cannot_run()
     if why:
         raise EnvironmentProblem(f"{path.name} cannot be run here: {why}")
+    check_engine(path, here(engine), warn=warn)
     options = {}
     if name == "onnxruntime":
         model = Model.load(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -19,6 +19,12 @@ def spell(shape: Iterable[Any] | None) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with what it counts: ``1 tensor``, ``2 tensors``; the plural ends in s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Return ``a``, ``a or b`` or ``a, b or c``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def one_line(problem: object, most: int = 300) -> str:

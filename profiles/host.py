@@ -68,13 +68,24 @@ def gpus() -> tuple[Gpu, ...]:
 
     Never raises, and waits at most ten seconds for nvidia-smi.
     """
-    listed = _nvidia_smi("name,compute_cap,memory.total,driver_version")
-    if not listed:  # Drivers before 510 do not know compute_cap.
-        listed = [[r[0], "", *r[1:]] for r in _nvidia_smi("name,memory.total,driver_version")]
-    found = [_gpu(row) for row in listed if len(row) == 4]
+    found = read_gpus(_nvidia_smi("name,compute_cap,memory.total,driver_version"))
+    if not found:  # Drivers before 510 do not know compute_cap.
+        found = read_gpus(_nvidia_smi("name,memory.total,driver_version"))
     if not found and any(Path(node).exists() for node in GPU_NODES):
-        found = [Gpu("an NVIDIA GPU")]
-    return tuple(found)
+        found = (Gpu("an NVIDIA GPU"),)
+    return found
+
+
+def read_gpus(table: str) -> tuple[Gpu, ...]:
+    """Read what nvidia-smi prints as CSV without header and units.
+
+    Args:
+        table: rows of name, compute capability (drivers before 510 leave it out), memory in MiB
+            and driver; other rows are passed over.
+    """
+    rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines()]
+    full = [[r[0], "", *r[1:]] if len(r) == 3 else r for r in rows]
+    return tuple(_gpu(row) for row in full if len(row) == 4 and row[0])
 
 
 def host() -> DeviceProfile:
@@ -110,10 +121,10 @@ def host() -> DeviceProfile:
     )
 
 
-def _nvidia_smi(query: str) -> list[list[str]]:
+def _nvidia_smi(query: str) -> str:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return []
+        return ""
     command = [tool, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(
@@ -126,19 +137,22 @@ def _nvidia_smi(query: str) -> list[list[str]]:
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError):
-        return []
-    if answer.returncode:
-        return []
-    return [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines()]
+        return ""
+    return "" if answer.returncode else answer.stdout
 
 
 def _gpu(row: list[str]) -> Gpu:
     name, capability, memory, driver = row
     major, _, minor = capability.partition(".")
-    sm = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+    sm = (int(major), int(minor)) if _is_count(major) and _is_count(minor) else None
     # MiB; a Jetson answers "[N/A]".
-    memory_gb = round(int(memory) * 2**20 / 1e9, 1) if memory.isdigit() else None
+    memory_gb = round(int(memory) * 2**20 / 1e9, 1) if _is_count(memory) else None
     return Gpu(name, sm, memory_gb, driver)
+
+
+def _is_count(text: str) -> bool:
+    # isdigit() alone takes digits that int() does not, and any number of them.
+    return text.isascii() and text.isdigit() and len(text) < 12
 
 
 def _memory_gb() -> float | None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.wording import counted, one_line, spell
+from graphopt.wording import counted, one_line, printable, spell
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,9 @@ def test_errors_become_one_line():
     assert one_line(ValueError("two\n  lines\tof it")) == "two lines of it"
     assert one_line("x" * 500, 120) == "x" * 120
     assert one_line(MemoryError()) == "MemoryError"
+
+
+def test_texts_from_elsewhere_do_nothing_to_a_terminal():
+    assert printable("\x1b[2Ja\nb\u202ec \ud800\x00") == "?[2Ja b?c ??"
+    assert printable(" a  b " * 500, 9) == "a b a b a"
+    assert printable(["x\n"]) == "['x\\n']"

@@ -15,7 +15,7 @@ from graphopt.errors import GraphoptError, ModelFormatError, UsageError
 
 def made_up(magic: bytes, *, size: int = 64, declared: int | None = None, major: int = 1) -> bytes:
     head = struct.pack(
-        "<4sI8xQ4B", magic, 0, size if declared is None else declared, major, 7, 1, 4
+        "<4sII4xQ4B", magic, 0, 232, size if declared is None else declared, major, 7, 1, 4
     )
     return head + bytes(size - len(head))
 
@@ -28,6 +28,8 @@ def test_a_real_engine_and_its_pieces(tmp_path):
     assert header.kind == "tensorrt-rtx"
     assert header.version == TensorRTRTX().version()
     assert header.size == path.stat().st_size
+    assert header.sure
+    assert header.serialization == 2
     assert is_engine(path)
     whole = path.read_bytes()
     for length in (0, 3, 4, 20, 27, 28, len(whole) // 2, len(whole) - 1):
@@ -40,19 +42,22 @@ def test_a_real_engine_and_its_pieces(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "version"),
+    ("data", "version", "sure"),
     [
-        (made_up(b"ftrt", major=10), "10.7.1.4"),
-        (made_up(b"ftrt", major=10, declared=9), None),
-        (made_up(b"ftrt", major=0), None),
-        (made_up(b"ftrt", major=200), None),
+        (made_up(b"ftrt", major=10), "10.7.1.4", True),
+        (made_up(b"ftrt", major=10, declared=9), "10.7.1", False),
+        (made_up(b"ftrt", major=0), None, False),
+        (made_up(b"ftrt", major=200), None, False),
     ],
 )
-def test_the_version_of_tensorrt_is_told_only_where_the_length_agrees(data, version, tmp_path):
+def test_the_version_of_tensorrt_is_sure_only_where_the_length_agrees(
+    data, version, sure, tmp_path
+):
     path = tmp_path / "m.engine"
     path.write_bytes(data)
     header = identify(path)
-    assert (header.kind, header.version) == ("tensorrt", version)
+    assert (header.kind, header.version, header.sure) == ("tensorrt", version, sure)
+    assert header.serialization == (232 if sure else None)
 
 
 def test_what_is_no_engine_is_told(tmp_path):
