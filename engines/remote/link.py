@@ -6,6 +6,8 @@ far side as parameters of a script (``"$1"``), never pasted into it.
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,16 @@ from types import TracebackType
 from typing import Protocol
 
 from graphopt.errors import EnvironmentProblem
+from graphopt.wording import one_line
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are there."""
+
+# Linux takes 128 KiB as one word of a command line.
+LONGEST = 120_000
+# What every login shell (sh, csh, fish) takes literally between single quotes.
+_UNSAFE = re.compile(rb"[^ -&(-\[\]-~]|!")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -~])")
 
 
 class LinkLost(EnvironmentProblem):
@@ -45,12 +54,20 @@ class Link(Protocol):
     def run(
         self, script: str, *words: str, stdin: bytes | None = None, limit_s: float = 60.0
     ) -> Done:
-        """Run ``script`` with ``words`` as its parameters; its exit status raises nothing."""
+        """Run ``script`` with ``words`` as its parameters; its exit status raises nothing.
+
+        Of more output than :data:`~graphopt.engines.remote.talk.KEPT` bytes the last are kept,
+        after a line that says so.
+        """
 
     def stream(
         self, script: str, *words: str, on_line: Callable[[str], None], limit_s: float
     ) -> int:
-        """Run ``script``; hand over each line it prints as it comes; return its exit status."""
+        """Run ``script``; hand over each line it prints on stdout as it comes.
+
+        Returns its exit status. What it prints on stderr is dropped: write ``2>&1`` to have it.
+        Lines have lost their end, and may hold control characters: :func:`shown` is for display.
+        """
 
     def put(
         self, local: Path, remote: str, /, *, progress: Progress | None = None, limit_s: float
@@ -81,5 +98,29 @@ class Link(Protocol):
 
 
 def quoted(script: str, words: Sequence[str]) -> str:
-    """Return one line that any login shell hands to sh unchanged, with ``words`` as parameters."""
-    return " ".join(["exec", "sh", "-c", *(shlex.quote(w) for w in (script, "sh", *words))])
+    r"""Return one line that any login shell hands to sh unchanged, with ``words`` as parameters.
+
+    Quotes, backslashes, newlines and ``!`` mean something else to each of sh, csh and fish even
+    between single quotes, so they go as ``\0ooo``, which printf of POSIX turns back.
+
+    Raises:
+        ValueError: a word holds a NUL, which no parameter can.
+    """
+    whole = f"set -- {' '.join(shlex.quote(w) for w in words)}\n{script}"
+    if "\0" in whole:
+        raise ValueError("a word for a shell holds a NUL")
+    told = _UNSAFE.sub(lambda m: b"\\0%03o" % m[0][0], os.fsencode(whole)).decode()
+    if len(told) > LONGEST:
+        raise ValueError(f"{len(told)} bytes are too long for one command")
+    return f"exec sh -c 'eval \"$(printf %b \"$1\")\"' sh '{told}'"
+
+
+def shown(text: str, most: int = 300) -> str:
+    """Return what a machine printed as one line that is safe to display.
+
+    Escape sequences and control characters, with which a hostile machine could rewrite the
+    terminal, are left out; of nothing printable nothing is left.
+    """
+    bare = _ESCAPES.sub("", text)
+    plain = "".join(c if c.isprintable() else " " for c in bare).strip()
+    return one_line(plain, most) if plain else ""
