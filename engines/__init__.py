@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "Artifact",
     "BuildOptions",
     "Engine",
+    "GpuCalibration",
     "Session",
     "ShapeRange",
 ]
@@ -34,6 +35,20 @@ class ShapeRange:
     min: tuple[int, ...]
     opt: tuple[int, ...]
     max: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCalibration:
+    """Batches that TensorRT's own calibrator is to see on the GPU, for implicit INT8.
+
+    Attributes:
+        batches: feeds of one shape, the one that is calibrated at; read once, in order.
+        method: TensorRT's rule: ``"entropy"`` (IInt8EntropyCalibrator2, the only one of a DLA) or
+            ``"minmax"`` (IInt8MinMaxCalibrator).
+    """
+
+    batches: Iterable[Feeds]
+    method: str = "entropy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,9 @@ class BuildOptions:
         precision: ``"fp32"`` or ``"int8"``: what the graph carries (precision lives in the graph).
         implicit: the ranges for implicit INT8, of a graph without Q/DQ: TensorRT decides by itself
             which layers run in INT8. Only TensorRT 8 to 10, and the only INT8 of Xavier's DLA.
+        calibration: instead of ``implicit``: let TensorRT choose the ranges, on the GPU.
+        fp16: layers of a float32 graph may run in FP16 as TensorRT sees fit, beside implicit INT8
+            or alone; only TensorRT 8 to 10. A graph that holds fp16 tensors needs no such word.
         dla: the deep-learning accelerator to build for, counted from 0.
         gpu_fallback: with ``dla``: what it cannot run may run on the GPU.
         sparse: the weights are 2:4 sparse, and kernels that use it may be chosen.
@@ -59,6 +77,7 @@ class BuildOptions:
         timing_cache: a file in which TensorRT keeps the kernel timings it measured, read and
             updated: rebuilds then choose the same kernels. Engines that time nothing ignore it.
         time_limit_s: stop a build that takes longer, in seconds; None for no limit.
+        say: told what goes on, a line at a time.
     """
 
     device: DeviceProfile
@@ -66,6 +85,8 @@ class BuildOptions:
     more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
     precision: str = "fp32"
     implicit: CalibrationTable | None = None
+    calibration: GpuCalibration | None = None
+    fp16: bool = False
     dla: int | None = None
     gpu_fallback: bool = True
     sparse: bool = False
@@ -74,6 +95,7 @@ class BuildOptions:
     workspace_bytes: int | None = None
     timing_cache: Path | None = None
     time_limit_s: float | None = None
+    say: Callable[[str], None] | None = None
 
     @property
     def profiles(self) -> tuple[Mapping[str, ShapeRange], ...]:
@@ -83,10 +105,20 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What a build produced: one file, and facts for its sidecar (JSON values only)."""
+    """What a build produced.
+
+    Attributes:
+        path: the engine.
+        facts: for its sidecar; JSON values only.
+        files: what was written beside it: kind -> file (``"layers"``: what the engine's inspector
+            tells; ``"layer-times"``; ``"engine-log"``).
+        latency: measured where it was built, by what built it.
+    """
 
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    latency: LatencyProfile | None = None
 
 
 class Session(Protocol):
@@ -144,11 +176,12 @@ ENGINES = Registry(
     kind="engine",
     table={
         "tensorrt": "graphopt.engines.tensorrt:TensorRT",
+        "trtexec": "graphopt.engines.trtexec.engine:Trtexec",
         "tensorrt-rtx": "graphopt.engines.tensorrt_rtx:TensorRTRTX",
         "onnxruntime": "graphopt.engines.onnxruntime:OnnxRuntime",
     },
     aliases={"trt": "tensorrt", "rtx": "tensorrt-rtx", "ort": "onnxruntime"},
 )
 
-AUTO_ORDER: Sequence[str] = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+AUTO_ORDER: Sequence[str] = ("tensorrt", "trtexec", "tensorrt-rtx", "onnxruntime")
 """``--engine auto`` takes the first of these that is installed and can build here."""

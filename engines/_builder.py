@@ -9,16 +9,15 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from graphopt.engines import Artifact, BuildOptions, Session
+from graphopt.engines._job import CACHE, asked_facts, check_asked, is_implicit, make_job
 from graphopt.engines._messages import advice, log_errors, parser_message
-from graphopt.engines._worker import Job, ParserError, Result
+from graphopt.engines._worker import LAYERS, Job, ParserError, Result
 from graphopt.engines.header import identify
 from graphopt.engines.network import ParsedNetwork, parsed_network
 from graphopt.engines.shapes import resolve_shapes, to_json
@@ -30,7 +29,7 @@ from graphopt.errors import (
     UsageError,
 )
 from graphopt.files import atomic_path
-from graphopt.graph import QUANTIZE_OPS, is_constant, is_op
+from graphopt.graph import is_constant, is_op
 from graphopt.wording import one_line
 
 if TYPE_CHECKING:
@@ -72,6 +71,10 @@ class Builder(ABC):
     def targets(self, device: DeviceProfile, /) -> list[list[int]] | None:
         """Return the compute capabilities to name to the builder, or None to name none."""
 
+    def gpu(self) -> str:
+        """Return the name of the GPU that it builds on, "" where that does not matter."""
+        return ""
+
     def cannot_run(self) -> str | None:
         """Return why an engine cannot be run or timed on this machine, or None."""
         from graphopt.engines.cuda import missing_cuda
@@ -92,7 +95,7 @@ class Builder(ABC):
             EnvironmentProblem: its libraries cannot be loaded.
         """
         self._require()
-        result, log = self._run(model, options, engine=None, shapes={})
+        result, log = self._run(model, options)
         if result["outcome"] == "ok":
             return []
         if result["outcome"] == "refused":
@@ -109,7 +112,7 @@ class Builder(ABC):
             UnsupportedModelError: it refuses the model.
         """
         self._require()
-        result, log = self._run(model, options, engine=None, shapes={}, walk=True)
+        result, log = self._run(model, options, walk=True)
         if result["outcome"] != "ok":
             raise self._failure(result, log, "parse", model)
         raw = result["facts"]["network"]
@@ -122,17 +125,18 @@ class Builder(ABC):
             MissingDependencyError: the runtime is not installed.
             EnvironmentProblem: it cannot build for the device here, or was stopped.
             UnsupportedModelError: it refuses the model.
-            UsageError: the shapes do not fit the model.
+            UsageError: the shapes do not fit the model, or this TensorRT has not what is asked for.
             OutputError: ``out`` cannot be written.
         """
         self._require()
-        shapes = to_json(resolve_shapes(model, options.shapes))
-        precision = "int8" if _quantizes_activations(model) else options.precision
+        check_asked(self.title, self.takes, model, options)
+        profiles = [to_json(resolve_shapes(model, shapes)) for shapes in options.profiles]
+        precision = "int8" if _is_int8(model, options) else options.precision
         reason = self.cannot_build(options.device, precision)
         if reason:
             raise EnvironmentProblem(reason)
         with atomic_path(out) as beside:
-            result, log = self._run(model, options, engine=beside, shapes=shapes)
+            result, log = self._run(model, options, engine=beside, profiles=profiles)
             if result["outcome"] == "output" and result.get("errno"):
                 raise OSError(result["errno"], os.strerror(result["errno"]))
             if result["outcome"] != "ok":
@@ -140,17 +144,21 @@ class Builder(ABC):
             header = identify(beside)
             if header.kind != self.name:
                 raise EnvironmentProblem(f"{self.title} wrote an engine of {header.kind}")
+        for note in result["facts"].get("notes", ()):
+            if options.say is not None:
+                options.say(note)
         targets = self.targets(options.device)
         facts: dict[str, Any] = {
             "runtime": self.name,
             "runtime_version": result["version"],
             "device": options.device.name,
             "precision": precision,
-            "shapes": shapes,
+            "shapes": profiles[0],
             "compute_capabilities": [f"{a}.{b}" for a, b in targets] if targets else None,
             **result["facts"],
+            **asked_facts(options, profiles),
         }
-        return Artifact(Path(out), facts)
+        return Artifact(Path(out), facts, _files_beside(Path(out), facts))
 
     def open(self, path: Path, /) -> AbstractContextManager[Session]:
         """Open an engine on this machine's GPU.
@@ -181,31 +189,24 @@ class Builder(ABC):
         model: Model,
         options: BuildOptions,
         *,
-        engine: Path | None,
-        shapes: Mapping[str, Any],
+        engine: Path | None = None,
+        profiles: Sequence[Mapping[str, Any]] = (),
         walk: bool = False,
     ) -> tuple[Result, str]:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
             folder = Path(scratch)
-            cache = options.timing_cache
-            job: Job = {
-                "runtime": self.name,
-                "onnx": str(model.save(folder / "model.onnx")),
-                "engine": None if engine is None else str(engine.absolute()),
-                "result": str(folder / "result.json"),
-                "shapes": dict(shapes),
-                "targets": self.targets(options.device) if engine else None,
-                "quantized": _is_quantized(model),
-                "half": _is_half(model),
-                "workspace_bytes": options.workspace_bytes,
-                "timing_cache": None if cache is None else str(Path(cache).absolute()),
-                "walk": walk,
-            }
+            job = make_job(model, options, folder, engine)
+            job["runtime"], job["walk"] = self.name, walk
+            job["profiles"] = [dict(shapes) for shapes in profiles]
+            if engine is not None:
+                job["targets"], job["gpu"] = self.targets(options.device), self.gpu()
             return run_job(job, folder, self.title, options.time_limit_s)
 
     def _failure(
         self, result: Result, log: str, verb: str, model: Model | None = None
-    ) -> UnsupportedModelError | EnvironmentProblem | OutputError:
+    ) -> UnsupportedModelError | EnvironmentProblem | OutputError | UsageError:
+        if result["outcome"] == "unable":
+            return UsageError(result["message"])
         if result["outcome"] == "environment":
             return EnvironmentProblem(f"{self.title} cannot be used: {one_line(result['message'])}")
         if result["outcome"] == "output":
@@ -223,6 +224,22 @@ class Builder(ABC):
         return UnsupportedModelError(
             f"{self.title} cannot {verb} the model: {first}", hint="\n".join(hint)
         )
+
+
+def _files_beside(out: Path, facts: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files written beside the engine; one of an earlier build of it is taken away."""
+    files: dict[str, Path] = {}
+    for kind, fact, suffix in (
+        ("layers", "layer_information", LAYERS),
+        ("calibration-cache", "calibration_cache", CACHE),
+    ):
+        path = out.with_name(out.name + suffix)
+        if facts.get(fact):
+            files[kind] = path
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    return files
 
 
 def run_job(job: Job, folder: Path, title: str, limit_s: float | None) -> tuple[Result, str]:
@@ -289,19 +306,8 @@ def _error_line(error: ParserError, model: Model) -> str:
     return f"node '{where}' ({operator}): {message}" if operator else f"node '{where}': {message}"
 
 
-def _is_quantized(model: Model) -> bool:
-    return any(is_op(node, *QUANTIZE_OPS) for node in model.graph.nodes)
-
-
-def _quantizes_activations(model: Model) -> bool:
-    return any(
+def _is_int8(model: Model, options: BuildOptions) -> bool:
+    return is_implicit(options) or any(
         is_op(node, "QuantizeLinear") and not is_constant(node.inputs[0])
         for node in model.graph.nodes
-    )
-
-
-def _is_half(model: Model) -> bool:
-    return any(
-        isinstance(t.dtype, np.dtype | type) and np.dtype(t.dtype) == np.float16
-        for t in model.graph.tensors().values()
     )

@@ -9,6 +9,7 @@ _ASSERTION = re.compile(r"^Assertion failed: .*?: (?=[A-Z])")
 _CALLER = re.compile(r"^\S*::\S+: Error Code \d+: |^\d+: |^Error Code \d+: ")
 _MYELIN = re.compile(r"^\w+ \(\[[^\]]*\] ?")
 _WHERE = re.compile(r" In \w+ at \S+?:\d+\)*\.?$")
+_KIND = re.compile(r"^(?:Internal|API Usage) Error \((.+)\)\.?$")
 _PLACE = re.compile(r"^\[[\w.]+::\w+::\d+\] ?|^\w+\.cpp:\d+: ")
 
 
@@ -27,9 +28,9 @@ def parser_message(message: str, operator: str) -> str:
 def builder_message(line: str) -> str:
     """Return an error of the builder without the names of its functions and source files."""
     text = " ".join(line.split())
-    for pattern in (_CALLER, _PLACE, _MYELIN, _WHERE):
+    for pattern in (_CALLER, _PLACE, _CALLER, _MYELIN, _WHERE):
         text = pattern.sub("", text)
-    return text
+    return _KIND.sub(r"\1", text)
 
 
 def log_errors(log: str) -> list[str]:

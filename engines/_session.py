@@ -7,7 +7,7 @@ calls GPU Compute Time. Not run where this was written (no GPU).
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +25,17 @@ from graphopt.wording import spell
 if TYPE_CHECKING:
     from graphopt.graph import Array, Shape
     from graphopt.model import Feeds, Inputs
+
+# By name: the ``nptype`` of TensorRT 8.5 asks for ``numpy.bool``, which NumPy 1.24 took away.
+_NUMPY: dict[str, Any] = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
 
 
 @contextmanager
@@ -85,6 +96,8 @@ class EngineSession:
         self._outputs = [n for n in names if not is_input[n]]
         # What TensorRT reads on the host (shape tensors) must stay alive while it does.
         self._host: dict[str, Array] = {}
+        # A context starts on the first optimization profile.
+        self._profile = 0
 
     def inputs(self) -> Inputs:
         """Return input name -> (dtype, shape); a dimension that may vary is None."""
@@ -160,6 +173,7 @@ class EngineSession:
     def _bind(self, feeds: Feeds) -> dict[str, Array]:
         """Set shapes and addresses, copy the inputs; return empty arrays for the outputs."""
         check_feeds(feeds, self.inputs())
+        self._choose_profile(feeds)
         for name in self._inputs:
             array = np.ascontiguousarray(feeds[name])
             self._host[name] = array
@@ -201,15 +215,55 @@ class EngineSession:
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         kind = self._engine.get_tensor_dtype(name)
-        try:
-            found: np.dtype[Any] = np.dtype(self._trt.nptype(kind))
-            return found
-        except TypeError as problem:
-            raise UnsupportedModelError(f"'{name}' is of {kind}, which NumPy has not") from problem
+        found = _NUMPY.get(kind.name)
+        if found is None:
+            raise UnsupportedModelError(f"'{name}' is of {kind}, which NumPy has not")
+        dtype: np.dtype[Any] = np.dtype(found)
+        return dtype
+
+    def _choose_profile(self, feeds: Feeds) -> None:
+        """Switch to the optimization profile that these shapes fit best, where there are several.
+
+        That is the one tuned for the nearest size; of equal ones the first. Where none fits the
+        present one is kept, and refuses the shape.
+        """
+        count = int(self._engine.num_optimization_profiles)
+        if count < 2:
+            return
+        shapes = {name: np.shape(feeds[name]) for name in self._on_device()}
+        found = [(d, i) for i in range(count) if (d := self._distance(shapes, i)) is not None]
+        if not found or min(found)[1] == self._profile:
+            return
+        index = min(found)[1]
+        if not self._context.set_optimization_profile_async(index, self._stream):
+            raise EnvironmentProblem(
+                f"optimization profile {index} of the engine cannot be used: {_why(self._log)}"
+            )
+        self._cuda.synchronize(self._stream)
+        self._profile = index
+
+    def _distance(self, shapes: dict[str, tuple[int, ...]], profile: int) -> float | None:
+        """Return how far in size a profile's optimum is from these shapes; None: none fits."""
+        total = 0.0
+        for name, shape in shapes.items():
+            low, mid, high = self._engine.get_tensor_profile_shape(name, profile)
+            if not all(a <= d <= b for a, d, b in zip(low, shape, high, strict=True)):
+                return None
+            total += sum(
+                abs(math.log(max(d, 1) / max(m, 1))) for d, m in zip(shape, mid, strict=True)
+            )
+        return total
+
+    def _on_device(self) -> list[str]:
+        host = self._trt.TensorLocation.HOST
+        return [n for n in self._inputs if self._engine.get_tensor_location(n) != host]
 
     def _built_for(self, name: str) -> str:
-        low, _, high = self._engine.get_tensor_profile_shape(name, 0)
-        return f"; it was built for {spell(low)} to {spell(high)}"
+        ranges = []
+        for index in range(int(self._engine.num_optimization_profiles)):
+            low, _, high = self._engine.get_tensor_profile_shape(name, index)
+            ranges.append(f"{spell(low)} to {spell(high)}")
+        return f"; it was built for {', or '.join(dict.fromkeys(ranges))}"
 
 
 def _why(log: list[str]) -> str:

@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any, TypedDict
 
+from graphopt.engines._int8 import Int8
+
 RTX = "tensorrt-rtx"
+LAYERS = ".layers.json"
 _ADDR_NO_RANDOMIZE = 0x0040000  # <linux/personality.h>
 
 
@@ -25,20 +28,30 @@ class Job(_Optional):
     """What to do. Paths are absolute.
 
     ``engine`` is None to parse only; with ``walk`` the facts hold the parsed ``network`` too;
-    ``shapes`` holds ``{"min", "opt", "max"}`` by input name;
-    ``targets`` are compute capabilities (TensorRT-RTX), None for its portable default.
+    ``profiles`` hold ``{"min", "opt", "max"}`` by input name; ``targets`` are compute capabilities
+    (TensorRT-RTX), None for its portable default; ``timing_cache`` is None for the one that goes
+    with this version and ``gpu``, the GPU's name; ``calibration_shapes`` is the shape of the
+    batches of ``int8``. The others are as in ``BuildOptions``.
     """
 
     runtime: str
     onnx: str
     engine: str | None
     result: str
-    shapes: dict[str, dict[str, list[int]]]
+    profiles: list[dict[str, dict[str, list[int]]]]
     targets: list[list[int]] | None
     quantized: bool
     half: bool
+    int8: Int8 | None
+    calibration_shapes: dict[str, list[int]] | None
+    fp16: bool
+    dla: int | None
+    gpu_fallback: bool
+    sparse: bool
+    level: int | None
     workspace_bytes: int | None
     timing_cache: str | None
+    gpu: str
 
 
 class ParserError(TypedDict):
@@ -51,7 +64,11 @@ class ParserError(TypedDict):
 
 
 class Result(TypedDict, total=False):
-    """What came of a job: ``outcome`` is "ok", "refused", "failed", "environment" or "output"."""
+    """What came of a job.
+
+    ``outcome`` is "ok", "refused" (by the parser), "unable" (this version or machine has not what
+    is asked for), "failed", "environment" or "output".
+    """
 
     outcome: str
     version: str
@@ -83,10 +100,14 @@ def settle() -> None:
 
 def main(job_file: str) -> None:
     """Carry out the job in this file; the result file is written whatever happens."""
+    from graphopt.engines._config import Unable
+
     job: Job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     result: Result
     try:
         result = _work(job)
+    except Unable as problem:
+        result = {"outcome": "unable", "message": str(problem)}
     except OSError as problem:
         result = {"outcome": "output", "errno": problem.errno or 0, "message": str(problem)}
     except Exception as problem:  # noqa: BLE001 - the parent turns it into one line
@@ -108,15 +129,28 @@ def _work(job: Job) -> Result:
         from polygraphy.backend.trt.util import get_trt_logger
     except (ImportError, OSError, RuntimeError) as problem:
         return {"outcome": "environment", "message": f"{type(problem).__name__}: {problem}"}
+    from graphopt.engines._config import cannot, cannot_use
     from graphopt.engines._features import features, typing_for
 
-    version = str(trt.__version__)
+    version, known = str(trt.__version__), features(trt)
     unknown = [t for t in job["targets"] or [] if not hasattr(trt.ComputeCapability, _sm_name(t))]
     if unknown:
         names = ", ".join(_sm_name(t) for t in unknown)
         return {"outcome": "environment", "message": f"version {version} cannot target {names}"}
-    typing = typing_for(features(trt), quantized=job["quantized"], half=job["half"])
+    reason = cannot(job, trt, known)
+    if reason:
+        return {"outcome": "unable", "version": version, "message": reason}
+    typing = typing_for(
+        known,
+        quantized=job["quantized"],
+        half=job["half"] or job["fp16"],
+        weak=job["int8"] is not None or job["fp16"] or job["dla"] is not None,
+        implicit=job["int8"] is not None,
+    )
     builder, network = CreateNetwork(strongly_typed=typing.strong)()
+    reason = cannot_use(job, builder)
+    if reason:
+        return {"outcome": "unable", "version": version, "message": reason}
     logger = get_trt_logger()
     trt.init_libnvinfer_plugins(logger, "")
     parser = trt.OnnxParser(network, logger)
@@ -135,38 +169,39 @@ def _work(job: Job) -> Result:
         facts["network"] = walk(trt, network)
     if job["engine"] is not None:
         # The parser holds the weights the network points to: it must outlive the build.
-        _build(job, trt, (builder, network, parser), typing)
+        facts.update(_build(job, trt, (builder, network, parser), typing, known))
         facts["tf32"] = True
     return {"outcome": "ok", "version": version, "errors": [], "facts": facts}
 
 
-def _build(job: Job, trt: Any, network: Any, typing: Any) -> None:
-    from polygraphy.backend.trt import EngineBytesFromNetwork, Profile
+def _build(job: Job, trt: Any, network: Any, typing: Any, known: Any) -> dict[str, Any]:
+    from polygraphy.backend.trt import EngineBytesFromNetwork
 
-    profile = Profile()
-    for name, shapes in job["shapes"].items():
-        profile.add(name, min=shapes["min"], opt=shapes["opt"], max=shapes["max"])
-    common: dict[str, Any] = {"profiles": [profile]}
-    if job["workspace_bytes"] is not None:
-        common["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: job["workspace_bytes"]}
-    cache = None
-    if job["runtime"] == RTX:
-        from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from graphopt.engines._config import Configuration
+    from graphopt.engines._inspect import write_layers
 
-        targets = [tuple(t) for t in job["targets"]] if job["targets"] else None
-        config = CreateConfigRTX(compute_capabilities=targets, **common)
-    else:
-        from polygraphy.backend.trt import CreateConfig
-
-        cache = job["timing_cache"]
-        if cache is not None and Path(cache).exists():
-            common["load_timing_cache"] = cache
-        # TF32 is TensorRT's own default; Polygraphy's is to clear it.
-        config = CreateConfig(tf32=True, int8=typing.int8, fp16=typing.fp16, **common)
-    data = EngineBytesFromNetwork(network, config, save_timing_cache=cache)()
     assert job["engine"] is not None
+    configuration = Configuration(job, trt, typing)
+    facts: dict[str, Any] = {}
+    try:
+        data = EngineBytesFromNetwork(network, configuration)()
+    finally:
+        # What the calibrator ran into is the cause of what TensorRT says about it.
+        problem = configuration.close()
+        if problem is not None:
+            raise problem
+    facts.update(configuration.finish())
     with Path(job["engine"]).open("wb") as stream:
         stream.write(data)
+    if known.inspector and job["runtime"] != RTX:
+        layers = Path(job["engine"] + LAYERS)
+        note = write_layers(trt, data, layers, job["dla"])
+        if note is None:
+            facts["layer_information"] = layers.name
+        else:
+            configuration.notes.append(note)
+    facts["notes"] = configuration.notes
+    return facts
 
 
 def _sm_name(target: list[int]) -> str:

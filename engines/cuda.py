@@ -1,13 +1,15 @@
 """The little of CUDA that running and timing an engine takes, over PyCUDA or cuda-python.
 
 Addresses and stream handles are plain integers, as TensorRT wants them. PyCUDA is tried first;
-CUDA graphs need cuda-python, because PyCUDA cannot capture a stream.
+CUDA graphs need cuda-python, because PyCUDA cannot capture a stream: where both are installed
+PyCUDA does all else, in the primary context that the two share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graphopt.errors import EnvironmentProblem
@@ -112,9 +114,13 @@ class PyCuda:
         self._context.push()
         self._memory: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
+        self._graphs: list[Captured] = []
 
     def close(self) -> None:
         """Free everything and leave the context."""
+        for graph in self._graphs:
+            graph.close()
+        self._graphs.clear()
         self._memory.clear()
         self._streams.clear()
         self._context.pop()
@@ -160,9 +166,15 @@ class PyCuda:
         stop.synchronize()
         return float(start.time_till(stop))
 
-    def capture(self, _stream: int, _enqueue: Callable[[], None], /) -> Callable[[], None] | None:
-        """Return None: PyCUDA cannot capture a stream."""
-        return None
+    def capture(self, stream: int, enqueue: Callable[[], None], /) -> Callable[[], None] | None:
+        """See :class:`Cuda`; by cuda-python, None where that is not installed."""
+        module = cuda_python()
+        if module is None:
+            return None
+        graph = capture(import_module(module), stream, enqueue)
+        if graph is not None:
+            self._graphs.append(graph)
+        return graph
 
 
 class CudaPython:
@@ -171,8 +183,6 @@ class CudaPython:
     backend = "cuda-python"
 
     def __init__(self) -> None:
-        from importlib import import_module
-
         module = cuda_python()
         if module is None:
             raise EnvironmentProblem("not installed")
@@ -180,13 +190,13 @@ class CudaPython:
         self._memory: set[int] = set()
         self._streams: dict[int, Any] = {}
         self._events: list[Any] = []
-        self._graphs: list[Any] = []
+        self._graphs: list[Captured] = []
         self._call(self._rt.cudaFree(0))  # Makes the context: tells here that there is no GPU.
 
     def close(self) -> None:
         """Free everything."""
         for graph in self._graphs:
-            self._rt.cudaGraphExecDestroy(graph)
+            graph.close()
         for event in self._events:
             self._rt.cudaEventDestroy(event)
         for address in self._memory:
@@ -246,33 +256,67 @@ class CudaPython:
 
     def capture(self, stream: int, enqueue: Callable[[], None], /) -> Callable[[], None] | None:
         """See :class:`Cuda`; None where something in the engine cannot be captured."""
-        handle = self._streams[stream]
-        mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call(self._rt.cudaStreamBeginCapture(handle, mode))
-        try:
-            enqueue()
-            failed = False
-        except EnvironmentProblem:
-            failed = True
-        # The capture must be ended whatever happened, or the stream stays unusable.
-        error, graph = self._rt.cudaStreamEndCapture(handle)
-        if failed or int(error):
-            return None
-        error, runnable = self._rt.cudaGraphInstantiateWithFlags(graph, 0)
-        self._rt.cudaGraphDestroy(graph)
-        if int(error):
-            return None
-        self._graphs.append(runnable)
-
-        def launch() -> None:
-            self._call(self._rt.cudaGraphLaunch(runnable, handle))
-
-        return launch
+        graph = capture(self._rt, self._streams[stream], enqueue)
+        if graph is not None:
+            self._graphs.append(graph)
+        return graph
 
     def _call(self, answer: tuple[Any, ...]) -> Any:
-        error, *values = answer
-        if int(error):
-            _, name = self._rt.cudaGetErrorString(error)
-            text = name.decode() if isinstance(name, bytes) else str(name)
-            raise EnvironmentProblem(f"CUDA: {text}")
-        return values[0] if values else None
+        return checked(self._rt, answer)
+
+
+class Captured:
+    """A CUDA graph that can be launched; calling it queues it on the stream it came from."""
+
+    def __init__(self, runtime: Any, graph: Any, stream: Any) -> None:
+        self._rt, self._graph, self._stream = runtime, graph, stream
+
+    def __call__(self) -> None:
+        """Queue one launch."""
+        checked(self._rt, self._rt.cudaGraphLaunch(self._graph, self._stream))
+
+    def close(self) -> None:
+        """Free it."""
+        self._rt.cudaGraphExecDestroy(self._graph)
+
+
+def capture(runtime: Any, stream: Any, enqueue: Callable[[], None]) -> Captured | None:
+    """Return the CUDA graph of what ``enqueue`` queues on a stream, None where it cannot be.
+
+    Args:
+        runtime: cuda-python's runtime module.
+        stream: its stream, or the handle of one as a number; not the default stream.
+        enqueue: queues work on that stream alone.
+    """
+    mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    checked(runtime, runtime.cudaStreamBeginCapture(stream, mode))
+    try:
+        enqueue()
+        failed = False
+    except EnvironmentProblem:
+        failed = True
+    # The capture must be ended whatever happened, or the stream stays unusable.
+    error, graph = runtime.cudaStreamEndCapture(stream)
+    if failed or int(error):
+        # A capture that was broken leaves its error behind for the next call that asks.
+        runtime.cudaGetLastError()
+        if not int(error):
+            runtime.cudaGraphDestroy(graph)
+        return None
+    error, runnable = runtime.cudaGraphInstantiateWithFlags(graph, 0)
+    runtime.cudaGraphDestroy(graph)
+    return None if int(error) else Captured(runtime, runnable, stream)
+
+
+def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
+    """Return the value in an answer of cuda-python's, ``(error, *values)``.
+
+    Raises:
+        EnvironmentProblem: it is an error.
+    """
+    error, *values = answer
+    if int(error):
+        _, name = runtime.cudaGetErrorString(error)
+        text = name.decode() if isinstance(name, bytes) else str(name)
+        raise EnvironmentProblem(f"CUDA: {text}")
+    return values[0] if values else None

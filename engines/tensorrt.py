@@ -1,8 +1,12 @@
 """TensorRT 8.5 to 11, on the GPU that the engine is for.
 
 Precision is what the graph holds (Q/DQ, fp16 casts): strong typing where TensorRT has it (10 and
-newer), else the flags that allow as much and no more. Not run where this was written (no GPU); it
-shares all but the configuration with TensorRT-RTX, which was.
+newer), else the flags that allow as much and no more. Implicit INT8, FP16 as TensorRT sees fit and
+a DLA are weakly typed, where that exists (8 to 10).
+
+Not run where this was written (no GPU): it was run over stand-ins of the module that have each
+version's names and no other (``tests/standins``), and shares all but the configuration with
+TensorRT-RTX, which was run.
 """
 
 from __future__ import annotations
@@ -27,7 +31,21 @@ class TensorRT(Builder):
     name: ClassVar[str] = "tensorrt"
     title: ClassVar[str] = "TensorRT"
     module: ClassVar[str] = "tensorrt"
-    takes: ClassVar[frozenset[str]] = frozenset({"workspace_bytes", "timing_cache", "time_limit_s"})
+    takes: ClassVar[frozenset[str]] = frozenset(
+        {
+            "more_shapes",
+            "implicit",
+            "calibration",
+            "fp16",
+            "dla",
+            "gpu_fallback",
+            "sparse",
+            "level",
+            "workspace_bytes",
+            "timing_cache",
+            "time_limit_s",
+        }
+    )
 
     def missing(self) -> str | None:
         """Return the command that installs it, or that there is no GPU to build on."""
@@ -59,6 +77,13 @@ class TensorRT(Builder):
     def version(self) -> str | None:
         """Return the version installed; nothing is imported."""
         return installed_version(*_DISTRIBUTIONS)
+
+    def gpu(self) -> str:
+        """Return the name of the first GPU, which is the one that it builds on."""
+        from graphopt.profiles.host import gpus
+
+        cards = gpus()
+        return cards[0].name if cards else ""
 
     def targets(self, _device: DeviceProfile, /) -> list[list[int]] | None:
         """Return None: TensorRT builds for the GPU it runs on."""

@@ -32,7 +32,9 @@ class TensorRTRTX(Builder):
     name: ClassVar[str] = "tensorrt-rtx"
     title: ClassVar[str] = "TensorRT-RTX"
     module: ClassVar[str] = "tensorrt_rtx"
-    takes: ClassVar[frozenset[str]] = frozenset({"workspace_bytes", "time_limit_s"})
+    takes: ClassVar[frozenset[str]] = frozenset(
+        {"more_shapes", "sparse", "level", "workspace_bytes", "time_limit_s"}
+    )
 
     def missing(self) -> str | None:
         """Return the command that installs it, or why there is none for this Python or machine."""

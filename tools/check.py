@@ -25,13 +25,13 @@ def main() -> int:
     python = [sys.executable, "-m"]
     pytest = [*python, "pytest", "-q", "-n", "2", "--dist", "loadfile"]
     if args.slow:
-        steps = [("slow tests", [*pytest, "-m", "slow", *args.pytest_args])]
+        steps = [("slow tests", [*pytest, "-m", "slow and not gpu", *args.pytest_args])]
     else:
         steps = [
             ("lint", [*python, "ruff", "check", *FOLDERS]),
             ("format", [*python, "ruff", "format", "--check", *FOLDERS]),
             ("types", [*python, "mypy"]),
-            ("tests", [*pytest, "-m", "not slow", *args.pytest_args]),
+            ("tests", [*pytest, "-m", "not slow and not gpu", *args.pytest_args]),
         ]
     # Two test processes on two cores: linear algebra of two threads each would fight for them.
     alone = {

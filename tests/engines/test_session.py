@@ -98,6 +98,7 @@ class FakeEngine:
     """Computes y = 2x for float32 x of shape (1..4, 3), and adds the host tensor ``n``."""
 
     num_io_tensors = 3
+    num_optimization_profiles = 1
     names = ("x", "n", "y")
 
     def __init__(self, gpu: FakeCuda, *, dynamic_output: bool = False, fails: bool = False) -> None:
@@ -116,7 +117,7 @@ class FakeEngine:
         return "HOST" if name == "n" else "DEVICE"
 
     def get_tensor_dtype(self, name):
-        return np.int64 if name == "n" else np.float32
+        return SimpleNamespace(name="INT64" if name == "n" else "FLOAT")
 
     def get_tensor_shape(self, name):
         return (1,) if name == "n" else (-1, 3)
@@ -169,7 +170,6 @@ TRT = SimpleNamespace(
     __version__="10.0.1",
     TensorIOMode=SimpleNamespace(INPUT=IN),
     TensorLocation=SimpleNamespace(HOST="HOST"),
-    nptype=lambda kind: kind,
 )
 
 
@@ -244,14 +244,16 @@ def test_the_calls_exist_in_the_real_module():
             "get_tensor_dtype",
             "get_tensor_shape",
             "get_tensor_profile_shape",
+            "num_optimization_profiles",
         ],
         trt.IExecutionContext: [
             "set_input_shape",
             "get_tensor_shape",
             "set_tensor_address",
             "execute_async_v3",
+            "set_optimization_profile_async",
         ],
-        trt: ["init_libnvinfer_plugins", "nptype", "TensorIOMode", "TensorLocation"],
+        trt: ["init_libnvinfer_plugins", "TensorIOMode", "TensorLocation"],
     }.items():
         for name in names:
             assert hasattr(owner, name), name
@@ -260,7 +262,7 @@ def test_the_calls_exist_in_the_real_module():
     logger.log(trt.ILogger.Severity.WARNING, "dropped")
     logger.log(trt.ILogger.Severity.ERROR, "kept")
     assert log == ["kept"]
-    assert np.dtype(trt.nptype(trt.float32)) == np.float32
+    assert [trt.DataType.FLOAT.name, trt.float16.name, trt.int64.name] == ["FLOAT", "HALF", "INT64"]
 
 
 def test_without_a_package_or_a_gpu_cuda_says_so(monkeypatch):
@@ -306,7 +308,7 @@ class FakeRuntime:
 def runtime(monkeypatch):
     fake = FakeRuntime()
     monkeypatch.setattr(cuda_module, "cuda_python", lambda: "cuda.bindings.runtime")
-    monkeypatch.setattr("importlib.import_module", lambda name: fake)
+    monkeypatch.setattr(cuda_module, "import_module", lambda name: fake)
     return fake
 
 
@@ -340,7 +342,9 @@ def test_cuda_python_captures_a_graph_or_says_it_cannot(runtime):
         raise EnvironmentProblem("no")
 
     assert gpu.capture(stream, fails) is None
-    assert runtime.calls[-1] == "cudaStreamEndCapture"  # The capture is ended all the same.
+    # The capture is ended all the same, its error taken away, and what was captured freed.
+    ended = runtime.calls.index("cudaStreamEndCapture", runtime.calls.index("cudaGraphLaunch"))
+    assert runtime.calls[ended:] == ["cudaStreamEndCapture", "cudaGetLastError", "cudaGraphDestroy"]
     for broken in ("cudaStreamEndCapture", "cudaGraphInstantiateWithFlags"):
         runtime.broken = {broken}
         assert gpu.capture(stream, lambda: None) is None
@@ -352,5 +356,14 @@ def test_no_gpu_is_told_when_the_context_is_made(runtime):
         CudaPython()
 
 
-def test_pycuda_cannot_capture():
+def test_pycuda_alone_cannot_capture(monkeypatch):
+    monkeypatch.setattr(cuda_module, "cuda_python", lambda: None)
     assert PyCuda.capture(object(), 0, lambda: None) is None  # type: ignore[arg-type]
+
+
+def test_a_type_that_numpy_has_not_is_told():
+    gpu = FakeCuda(graphs=False)
+    opened = session(gpu)
+    opened._engine.get_tensor_dtype = lambda name: SimpleNamespace(name="BF16")
+    with pytest.raises(UnsupportedModelError, match="which NumPy has not"):
+        opened.inputs()

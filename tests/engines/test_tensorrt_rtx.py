@@ -8,6 +8,7 @@ import pytest
 from engine_models import A10, HOST, T4, XAVIER, convnet, needs_rtx, parsed
 from helpers import SHARED, needs_shared
 
+from graphopt.calibrators import CalibrationTable, TensorRange
 from graphopt.engines import BuildOptions, ShapeRange
 from graphopt.engines.header import identify
 from graphopt.engines.tensorrt_rtx import TensorRTRTX, no_wheel
@@ -77,6 +78,39 @@ def test_a_workspace_limit_is_taken(shapes, tmp_path):
     options = BuildOptions(HOST, shapes, workspace_bytes=64 << 20)
     artifact = TensorRTRTX().build(convnet(), tmp_path / "m.engine", options)
     assert identify(artifact.path).kind == "tensorrt-rtx"
+
+
+@needs_rtx
+def test_several_profiles_are_built(shapes, tmp_path):
+    more = tuple({"x": ShapeRange(*[(n, 3, 8, 8)] * 3)} for n in (32, 64))
+    built = {}
+    for count in (0, 1, 2):
+        options = BuildOptions(HOST, shapes, more[:count])
+        artifact = TensorRTRTX().build(convnet(), tmp_path / f"{count}.engine", options)
+        built[count] = artifact.path.stat().st_size
+        told = artifact.facts.get("more_shapes", [])
+        assert [profile["x"]["opt"][0] for profile in told] == [32, 64][:count]
+    # Each profile has its own plan.
+    assert built[0] < built[1] < built[2]
+
+
+@needs_rtx
+def test_sparse_weights_and_a_builder_level_are_taken(shapes, tmp_path):
+    options = BuildOptions(HOST, shapes, sparse=True, level=1)
+    artifact = TensorRTRTX().build(convnet(), tmp_path / "m.engine", options)
+    assert (artifact.facts["sparse"], artifact.facts["level"]) == (True, 1)
+
+
+@needs_rtx
+def test_what_it_has_not_is_refused(shapes, tmp_path):
+    table = CalibrationTable({"x": TensorRange(1.0, -1.0, 1.0)}, "entropy", "")
+    for options, said in (
+        (BuildOptions(HOST, shapes, implicit=table), r"no implicit INT8: .*explicit"),
+        (BuildOptions(HOST, shapes, dla=0), "no DLA: leave it out"),
+        (BuildOptions(HOST, shapes, fp16=True), "no FP16 but by the graph"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            TensorRTRTX().build(convnet(), tmp_path / "m.engine", options)
 
 
 @needs_rtx

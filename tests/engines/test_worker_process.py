@@ -11,6 +11,7 @@ import pytest
 
 from graphopt.engines import _builder
 from graphopt.engines._builder import run_job
+from graphopt.engines._config import Unable
 from graphopt.engines._features import Typing, features, typing_for
 from graphopt.engines._messages import builder_message, log_errors, parser_message
 from graphopt.engines._worker import main
@@ -24,6 +25,8 @@ def stand_in(creation: dict[str, int], flags: tuple[str, ...]):
     return SimpleNamespace(
         NetworkDefinitionCreationFlag=SimpleNamespace(**creation),
         BuilderFlag=SimpleNamespace(**dict.fromkeys(flags, 0)),
+        IBuilderConfig=SimpleNamespace(),
+        ICudaEngine=SimpleNamespace(),
     )
 
 
@@ -46,6 +49,19 @@ def test_flags_allow_what_the_graph_holds_and_no_more(trt, quantized, half, want
     assert typing_for(features(trt), quantized=quantized, half=half) == want
 
 
+@pytest.mark.parametrize(
+    ("trt", "want"),
+    [
+        (TRT_8_5, Typing(strong=False, int8=True, fp16=True)),
+        (TRT_10, Typing(strong=False, int8=True, fp16=True)),
+        (TRT_11, Typing(strong=True, int8=False, fp16=False)),
+    ],
+)
+def test_weak_typing_where_it_is_asked_for_and_exists(trt, want):
+    found = typing_for(features(trt), quantized=False, half=True, weak=True, implicit=True)
+    assert found == want
+
+
 def test_a_tensorrt_that_could_do_neither_is_refused():
     odd = stand_in(WEAK, ("TF32",))
     with pytest.raises(ValueError, match="neither"):
@@ -56,7 +72,9 @@ def test_features_of_the_real_module():
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     known = features(trt)
     assert known.strong_typing
-    assert not (known.int8_flag or known.fp16_flag)
+    assert not (known.int8_flag or known.fp16_flag or known.calibrators)
+    assert known.level
+    assert known.inspector
 
 
 @pytest.mark.parametrize(
@@ -87,6 +105,13 @@ def test_builder_messages_lose_functions_and_source_files():
     want = "Cannot compile operation 'fc' for Turing (SM75): FP32 GEMM is not supported."
     assert builder_message(line) == want
     assert builder_message("plain words") == "plain words"
+    # As TensorRT 8 and 10 write it.
+    line = (
+        "10: [optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error (Could not find any "
+        "implementation for node conv1 + relu1.)"
+    )
+    want = "Could not find any implementation for node conv1 + relu1."
+    assert builder_message(line) == want
 
 
 def test_errors_of_a_log_are_found_joined_and_told_once():
@@ -175,7 +200,11 @@ def test_a_runtime_that_cannot_be_loaded_is_an_environment_problem(tmp_path, mon
 def test_whatever_goes_wrong_there_is_a_result(tmp_path, monkeypatch):
     request = {**job(tmp_path), "runtime": "tensorrt"}
     (tmp_path / "job.json").write_text(json.dumps(request))
-    for error, outcome in ((RuntimeError("no"), "failed"), (OSError(28, "full"), "output")):
+    for error, outcome in (
+        (RuntimeError("no"), "failed"),
+        (OSError(28, "full"), "output"),
+        (Unable("not here"), "unable"),
+    ):
 
         def work(_job, error=error):
             raise error
