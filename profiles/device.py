@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from graphopt.errors import UsageError
 from graphopt.registry import did_you_mean
@@ -21,6 +21,10 @@ ALIASES = {
     "xavier": "jetson-agx-xavier",
 }
 DEFAULT_MULTIPLE = 8
+AMPERE = (8, 0)  # the first with sparse tensor cores
+
+Version: TypeAlias = "tuple[int, int, int]"
+"""Of TensorRT: major, minor, patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,11 @@ class DeviceProfile:
         channel_multiple: precision -> channel counts that waste nothing are multiples of this.
         max_opset: the newest ONNX opset that the newest TensorRT for this device parses.
         tensorrt: the TensorRT versions that support it, for people to read.
-        dla: how many deep-learning accelerators it has.
+        tensorrt_versions: the oldest and the newest of them; the oldest alone where newer ones
+            will come; empty where nothing is known.
+        dla: how many deep-learning accelerators (DLA) it has.
+        dla_explicit: whether its DLA takes Q/DQ, with the TensorRT that has no other INT8.
+        sparsity: whether kernels for 2:4 sparse weights run on its GPU; None: told by ``sm``.
         notes: lines for people to read.
         sources: figure (``"memory_gb"``, ``"peaks.int8"``) -> where it comes from.
     """
@@ -53,13 +61,33 @@ class DeviceProfile:
     channel_multiple: Mapping[str, int] = field(default_factory=dict)
     max_opset: int | None = None
     tensorrt: str = ""
+    tensorrt_versions: tuple[Version, ...] = ()
     dla: int = 0
+    dla_explicit: bool = False
+    sparsity: bool | None = None
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def multiple(self, precision: str) -> int:
         """Return the channel multiple for a precision; 8 where the file says nothing."""
         return self.channel_multiple.get(precision, DEFAULT_MULTIPLE)
+
+    @property
+    def oldest_tensorrt(self) -> Version | None:
+        """The oldest TensorRT that supports it, or None where that is not known."""
+        return self.tensorrt_versions[0] if self.tensorrt_versions else None
+
+    @property
+    def newest_tensorrt(self) -> Version | None:
+        """The last TensorRT that supports it, or None where none is the last, or known."""
+        return self.tensorrt_versions[1] if len(self.tensorrt_versions) > 1 else None
+
+    @property
+    def sparse_kernels(self) -> bool | None:
+        """Whether 2:4 sparse weights can be computed faster; None where that is not known."""
+        if self.sparsity is None and self.sm is not None:
+            return self.sm >= AMPERE
+        return self.sparsity
 
     def unverified(self) -> tuple[str, ...]:
         """Return the figures nobody has checked: whose source says "from memory"."""
@@ -125,6 +153,8 @@ def _read(path: Path, *, where: str) -> DeviceProfile:
         except ValueError as problem:
             raise UsageError(f"{where}: '{key}' {problem}") from problem
     device = DeviceProfile(**values)
+    if device.dla_explicit and not device.dla:
+        raise UsageError(f"{where}: 'dla_explicit' is of a DLA, and 'dla' says there is none")
     figures = _figures(device)
     for key in device.sources:
         if key not in figures:
@@ -144,6 +174,38 @@ def _figures(device: DeviceProfile) -> list[str]:
             continue
         found += [f"{item.name}.{k}" for k in value] if isinstance(value, Mapping) else [item.name]
     return found
+
+
+def version_of(text: str) -> Version:
+    """Return major, minor and patch of ``8.5.2``, ``8.5.2.2``, ``10.3`` or ``11``.
+
+    Raises:
+        ValueError: it is no version.
+    """
+    match = re.fullmatch(r"(\d{1,2})(?:\.(\d{1,2}))?(?:\.(\d{1,3}))?(?:\.\d+)*", text.strip(), re.A)
+    if match is None:
+        raise ValueError(f"'{text}' is not a version")
+    return int(match[1]), int(match[2] or 0), int(match[3] or 0)
+
+
+def _versions(value: Any) -> tuple[Version, ...]:
+    texts = _list(value)
+    try:
+        found = tuple(version_of(text) for text in texts)
+    except ValueError:
+        found = ()
+    if len(found) not in (1, 2) or list(found) != sorted(found):
+        raise ValueError(
+            'must be the oldest and the newest version of TensorRT, such as ["8.5.2", "10.7"], or '
+            f"the oldest alone, not {value!r}"
+        )
+    return found
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {value!r}")
+    return value
 
 
 def _string(value: Any) -> str:
@@ -229,7 +291,10 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "channel_multiple": _by_precision(lambda value: _count(value, 1)),
     "max_opset": lambda value: _count(value, 7),
     "tensorrt": _string,
+    "tensorrt_versions": _versions,
     "dla": _count,
+    "dla_explicit": _flag,
+    "sparsity": _flag,
     "notes": _list,
     "sources": _sources,
 }

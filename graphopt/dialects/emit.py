@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from graphopt.dialects.codes import WeightCodes
 from graphopt.dialects.heads import Head
 from graphopt.dialects.ort_moves import Move
-from graphopt.dialects.scales import channel_scales, dequantize_weight
+from graphopt.dialects.scales import channel_scales, dequantize_weight, quantize_weight
 from graphopt.graph import Array, Graph, Names, Tensor, disconnect
 
 
@@ -146,6 +146,20 @@ class Writer:
                 None,
             )
         return self._weights[key]
+
+    def stored_weight(self, head: Head, chosen: WeightCodes | None = None) -> Tensor:
+        """Return int8 weight -> DQ: the numbers of :meth:`float_weight` in a quarter of the bytes.
+
+        Args:
+            head: whose weight.
+            chosen: its rounding.
+        """
+        if chosen is not None:
+            codes, scales = chosen.codes, chosen.scales
+        else:
+            scales = channel_scales(head.values, head.axis)
+            codes = quantize_weight(head.values, scales, head.axis)
+        return self.integer_weight(head.weight.name, codes, scales, head.axis)
 
     def integer_weight(self, base: str, codes: Array, scales: Array, axis: int) -> Tensor:
         """Return int8 initializer -> DQ, one scale for each output channel along ``axis``."""

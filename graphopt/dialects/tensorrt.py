@@ -2,7 +2,8 @@
 
 What is written is the common denominator of TensorRT 8.5 to 11 and TensorRT-RTX: three inputs on
 every Q and DQ, zero-points 0, positive float32 scales, weights as fp32 -> Q -> DQ with one scale
-for each output channel, bias in float32, nothing newer than opset 13.
+for each output channel, bias in float32, nothing newer than opset 13. From TensorRT 10 on weights
+may be int8 initializers in front of their DQ: the same numbers in a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ class TensorRT:
         rules: where TensorRT's int8 kernels can win.
         attention: whether the products inside attention run in int8, where TensorRT documents a
             fused kernel for it (:mod:`graphopt.dialects.attention`).
+        int8_weights: weights are written as int8 -> DQ, which TensorRT takes from version 10 on.
     """
 
     name: ClassVar[str] = "tensorrt"
     rules: HeadRules = _RULES
     attention: bool = False
+    int8_weights: bool = False
 
     def _place(self, model: Model, exclude: frozenset[str]) -> Placement:
         return Placement(model.graph, exclude, self.rules, attention=self.attention)
@@ -87,7 +90,8 @@ class TensorRT:
             scale, zero_point = writer.parameters(key, symmetric_scale(amax), zero)
             writer.rewire(place.readers[tensor.name], writer.pair(tensor, scale, zero_point))
         for head in place.heads:
-            head.node.inputs[1] = writer.float_weight(head, codes.get(label(head.node)))
+            write = writer.stored_weight if self.int8_weights else writer.float_weight
+            head.node.inputs[1] = write(head, codes.get(label(head.node)))
             yield Change("quantized", label(head.node), describe(head))
         for residual in place.partitions.residuals:
             yield Change(

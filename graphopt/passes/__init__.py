@@ -11,6 +11,7 @@ PASSES = Registry(
         "simplify": "graphopt.passes.simplify:Simplify",
         "fold-batchnorm": "graphopt.passes.fold_batchnorm:FoldBatchNorm",
         "raise-opset": "graphopt.passes.raise_opset:RaiseOpset",
+        "lower-opset": "graphopt.passes.lower_opset:LowerOpset",
         "prune-channels": "graphopt.passes.prune_channels:PruneChannels",
         "low-rank": "graphopt.passes.low_rank:LowRank",
         "sparsify": "graphopt.passes.sparsify:Sparsify",

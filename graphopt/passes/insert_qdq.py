@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -43,6 +43,7 @@ class InsertQDQ(Pass):
         table: the ranges, measured on this very model.
         exclude: patterns over node names and operators; what they match stays in float.
         codes: node name -> how its weight is rounded; to nearest where there is none.
+        options: of the dialect, by field: ``{"int8_weights": True}``.
 
     Raises:
         UnsupportedModelError: the model is quantized already, or its opset is below 13.
@@ -55,10 +56,11 @@ class InsertQDQ(Pass):
     table: CalibrationTable
     exclude: tuple[str, ...] = ()
     codes: Codes = field(default_factory=dict)
+    options: Mapping[str, bool] = field(default_factory=dict)
 
     def edit(self, model: Model) -> Iterator[Change | Skip]:
         """Insert the pairs; yield what was quantized, and what was not and why."""
-        dialect = DIALECTS.load(self.dialect)()
+        dialect = DIALECTS.load(self.dialect)(**self.options)
         for pattern in self.exclude:
             if not _matching(model, pattern):
                 yield Skip(pattern, "this exclude pattern matches no node's name or operator")

@@ -31,7 +31,6 @@ from graphopt.profiles import DeviceProfile
 from graphopt.statistics.layers import Layer, layers
 
 Mask = npt.NDArray[np.bool_]
-AMPERE = (8, 0)
 INPUTS_OF, OUTPUTS_OF = 16, 8  # what sparse tensor-core kernels want multiples of
 FEW_CHANNELS = 4  # of images, and of depthwise kernels
 FEW_WEIGHTS = 1024
@@ -85,13 +84,14 @@ def check_sparsity(sparsity: Sparsity, device: DeviceProfile) -> str:
             f"{sparsity} unstructured: saves bytes once the file is compressed, and no time; no "
             "runtime here skips such zeros"
         )
-    if device.sm is None:
+    if device.sparse_kernels is None:
         return f"2:4 gives speed on NVIDIA GPUs from Ampere on; of '{device.name}' none is known"
-    if device.sm < AMPERE:
-        major, minor = device.sm
+    if not device.sparse_kernels:
+        major, minor = device.sm or (0, 0)
+        has = f"is {major}.{minor}" if device.sm else "has none"
         raise UsageError(
             f"2:4 sparsity needs sparse tensor cores (Ampere, compute capability 8.0, and newer); "
-            f"{device.title or device.name} is {major}.{minor}: leave --sparsity out, or --prune",
+            f"{device.title or device.name} {has}: leave --sparsity out, or use --prune",
         )
     return (
         "2:4 is for trtexec --sparsity=enable (kSPARSE_WEIGHTS) with FP16 or INT8; TensorRT picks "

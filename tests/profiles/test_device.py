@@ -33,6 +33,25 @@ def test_our_files_state_a_source_for_every_figure(name):
         assert json.loads(json.dumps(device.to_json()))["sm"] == list(device.sm)
 
 
+def test_versions_of_tensorrt_and_sparsity():
+    xavier, t4 = load_device("jetson-agx-xavier"), load_device("t4")
+    assert (xavier.oldest_tensorrt, xavier.newest_tensorrt) == ((8, 5, 2), (8, 5, 2))
+    assert (t4.oldest_tensorrt, t4.newest_tensorrt) == ((8, 5, 0), None)
+    assert json.loads(json.dumps(xavier.to_json()))["tensorrt_versions"] == [[8, 5, 2], [8, 5, 2]]
+    assert [load_device(name).sparse_kernels for name in OURS] == [
+        load_device(name).sm >= (8, 0) for name in OURS
+    ]
+    assert not xavier.dla_explicit
+
+
+def test_sparsity_is_told_by_the_compute_capability_where_the_file_is_silent():
+    assert DeviceProfile("a", sm=(8, 0)).sparse_kernels is True
+    assert DeviceProfile("a", sm=(7, 5)).sparse_kernels is False
+    assert DeviceProfile("a", sm=(8, 0), sparsity=False).sparse_kernels is False
+    assert DeviceProfile("a").sparse_kernels is None
+    assert DeviceProfile("a").oldest_tensorrt is DeviceProfile("a").newest_tensorrt is None
+
+
 def test_what_nobody_checked_is_marked():
     assert "peaks.int8" in load_device("t4").unverified()
     assert "bandwidth_gbs" not in load_device("t4").unverified()
@@ -68,6 +87,7 @@ def test_a_file_of_the_users(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         'name = "mine"\nsm = "12.1"\nmemory_gb = 128\nprecisions = ["fp16"]\nnotes = ["a note"]\n'
+        'tensorrt_versions = ["10.3.0.26", "11"]\ndla = 1\ndla_explicit = true\nsparsity = true\n'
         '[channel_multiple]\nfp16 = 16\n[sources]\nmemory_gb = "the label on it"\n'
     )
     assert load_device(path) == DeviceProfile(
@@ -75,6 +95,10 @@ def test_a_file_of_the_users(tmp_path):
         sm=(12, 1),
         memory_gb=128.0,
         precisions=("fp16",),
+        tensorrt_versions=((10, 3, 0), (11, 0, 0)),
+        dla=1,
+        dla_explicit=True,
+        sparsity=True,
         notes=("a note",),
         channel_multiple={"fp16": 16},
         sources={"memory_gb": "the label on it"},
@@ -105,6 +129,15 @@ def test_a_file_of_the_users(tmp_path):
         (SMALL + "[channel_multiple]\nint8 = 0\n", "a whole number of at least 1, not 0"),
         (SMALL + "[channel_multiple]\nint8 = 8.0\n", "a whole number of at least 1, not 8.0"),
         (SMALL + "dla = -1\n", "'dla' must be a whole number of at least 0"),
+        (SMALL + "dla_explicit = 1\n", "'dla_explicit' must be true or false, not 1"),
+        (SMALL + "dla_explicit = true\n", "'dla' says there is none"),
+        (SMALL + 'sparsity = "yes"\n', "'sparsity' must be true or false"),
+        (SMALL + 'tensorrt_versions = "8.5"\n', "'tensorrt_versions' must be a list of texts"),
+        (SMALL + "tensorrt_versions = []\n", "must be the oldest and the newest version"),
+        (SMALL + "tensorrt_versions = [8.5]\n", "must be a line of text, not 8.5"),
+        (SMALL + 'tensorrt_versions = ["10.3", "8.5"]\n', "must be the oldest and the newest"),
+        (SMALL + 'tensorrt_versions = ["8", "9", "10"]\n', "must be the oldest and the newest"),
+        (SMALL + 'tensorrt_versions = ["v8.5"]\n', "must be the oldest and the newest"),
         (SMALL + "max_opset = 1\n", "'max_opset' must be a whole number of at least 7"),
         (SMALL + 'notes = "a note"\n', "'notes' must be a list of texts"),
         (SMALL + '[sources]\nmemory_gb = "a"\n', "of which the file says nothing"),
