@@ -1,0 +1,233 @@
+"""Results that come back from a device: unpacked and checked as if an enemy had made them.
+
+The checks find damage, mix-ups and tampering with the archive. They cannot make an engine safe: it
+is code, and whoever built it could have built another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.bundle.archive import read_archive
+from graphopt.bundle.manifest import MANIFEST, SUMS, Manifest, parse_sums
+from graphopt.bundle.pack import CACHE, README, RECIPE, TABLE
+from graphopt.bundle.script import SCRIPT
+from graphopt.engines.header import identify
+from graphopt.engines.releases import Version, parse_release
+from graphopt.engines.sidecar import read_json
+from graphopt.engines.trtexec.features import banner_version
+from graphopt.engines.trtexec.log import LogReader
+from graphopt.errors import EnvironmentProblem, GraphoptError, UsageError
+from graphopt.files import sha256
+from graphopt.output import REPORT
+from graphopt.wording import printable
+
+SCHEMA = 1
+KIND = "graphopt-results"
+ENGINE, OUTCOME, RESULT_SUMS = "model.engine", "results.json", "results.sha256"
+BUILD_LOG, TIME_LOG = "build.log", "time.log"
+TIMES, LAYER_TIMES, LAYERS = "times.json", "layer-times.json", "layers.json"
+_MIB = 1 << 20
+_MODELS = tuple(
+    f"model{precision}.onnx{data}"
+    for precision in ("", *(f".{p}" for p in ("int8", "fp16", "int8-fp16", "w4", "w8",
+                                              "w4-fp16", "w8-fp16")))
+    for data in ("", ".data")
+)  # fmt: skip
+BUNDLE_LIMITS: Mapping[str, int] = {
+    **dict.fromkeys((MANIFEST, SUMS, README, SCRIPT, RECIPE), 16 * _MIB),
+    **dict.fromkeys((CACHE, REPORT), 64 * _MIB),
+    TABLE: 1024 * _MIB,
+    **dict.fromkeys(_MODELS, 64 << 30),
+}
+"""The files a bundle may hold, and the most bytes of each that are read."""
+_RESULT_LIMITS: Mapping[str, int] = {
+    **dict.fromkeys((MANIFEST, OUTCOME, RESULT_SUMS), 16 * _MIB),
+    **dict.fromkeys((BUILD_LOG, TIME_LOG), 256 * _MIB),
+    **dict.fromkeys((TIMES, LAYER_TIMES, LAYERS), 64 * _MIB),
+}
+# An engine holds the weights once, or once a tactic of a few; kernels come on top.
+_ENGINE_TIMES, _ENGINE_ROOM = 16, 2 << 30
+_BANNER_BYTES = 1 << 16
+_MOST_LINES, _MOST_LINE = 1_000_000, 1 << 16
+# What build.sh knows and the log does not.
+_KNOWN_BEST = ("it took longer", "the disk is full")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a device sent, checked against the bundle it was made of.
+
+    Attributes:
+        folder: where the files lie.
+        told: what the device tells of itself: name -> text, printable.
+        version: the TensorRT that built the engine.
+        timed: whether it was timed.
+        warnings: what could not be checked, a line each.
+    """
+
+    folder: Path
+    told: Mapping[str, str]
+    version: Version
+    timed: bool
+    warnings: tuple[str, ...] = ()
+
+
+def open_bundle(path: Path, into: Path) -> Manifest:
+    """Unpack a bundle into an empty folder and check it against its manifest.
+
+    Raises:
+        UsageError: it is none, or damaged.
+    """
+    name = read_archive(path, into, BUNDLE_LIMITS, in_folder=True)
+    if not (into / MANIFEST).is_file():
+        raise UsageError(f"{path} is not a bundle made by graphopt: it has no {MANIFEST}")
+    manifest = Manifest.load(into, str(path))
+    if manifest.name != name:
+        raise UsageError(f"{path}: its folder {name!r} is not what its manifest says")
+    return manifest
+
+
+def open_results(path: Path, into: Path, bundle: Path, manifest: Manifest) -> Results:
+    """Unpack results into an empty folder and check all that can be checked without the device.
+
+    Args:
+        path: what ``build.sh`` packed.
+        into: an empty folder.
+        bundle: where the unpacked bundle lies.
+        manifest: of that bundle.
+
+    Raises:
+        UsageError: the archive is damaged or holds what it should not, or is of another bundle.
+        EnvironmentProblem: the build failed on the device; the message has its reason.
+        ModelFormatError: the engine is none, or is truncated.
+    """
+    weights = sum(p.stat().st_size for p in bundle.iterdir() if p.name in _MODELS)
+    limits = {**_RESULT_LIMITS, ENGINE: _ENGINE_TIMES * weights + _ENGINE_ROOM}
+    read_archive(path, into, limits, in_folder=False)
+    for name in (MANIFEST, OUTCOME):
+        if not (into / name).is_file():
+            raise UsageError(f"{path} is not what build.sh packs: it has no {name}")
+    if sha256(into / MANIFEST) != manifest.digest:
+        raise UsageError(
+            f"{path} belongs to another bundle: its manifest is not that of the one given with "
+            "--bundle"
+        )
+    told = _told(into / OUTCOME, path)
+    warnings = _check_sums(path, into, told)
+    version = _version(path, told)
+    if told["status"] != "built":
+        raise _failure(path, into, told)
+    if not (into / ENGINE).is_file():
+        raise UsageError(f"{path} tells of an engine and has none")
+    warnings += _check_engine(path, into, told, version)
+    timed = told["timed"] == "yes"
+    if timed and not (into / TIMES).is_file():
+        raise UsageError(f"{path} tells of times and has none")
+    return Results(into, told, version, timed, tuple(warnings))
+
+
+def _told(file: Path, path: Path) -> dict[str, str]:
+    """Read what the device tells: texts, every one made fit to be shown."""
+    raw = read_json(file, f"{OUTCOME} written by build.sh ({path})")
+    if not isinstance(raw, dict) or raw.get("kind") != KIND:
+        raise UsageError(f"{path}: {OUTCOME} was not written by build.sh")
+    if raw.get("schema") != SCHEMA:
+        raise UsageError(
+            f"{path} is of schema {printable(raw.get('schema'), 20)}; this graphopt reads {SCHEMA}"
+        )
+    told = {k: printable(v, 1000) for k, v in raw.items() if isinstance(v, str)}
+    for key in ("status", "reason", "timed", "tensorrt", "banner", "hashes"):
+        if key not in told:
+            raise UsageError(f"{path}: {OUTCOME} lacks '{key}'")
+    return told
+
+
+def _check_sums(path: Path, into: Path, told: Mapping[str, str]) -> list[str]:
+    """Check every file against what the device says it packed."""
+    listed = into / RESULT_SUMS
+    if not listed.is_file():
+        if told["hashes"]:
+            raise UsageError(f"{path} lacks {RESULT_SUMS}: copy it again")
+        return ["the device had nothing to make SHA-256 sums with: its files are not checked"]
+    try:
+        text = listed.read_bytes().decode("ascii")
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{path}: {RESULT_SUMS} is not text") from problem
+    sums = parse_sums(text, f"{RESULT_SUMS} of {path}")
+    there = {p.name for p in into.iterdir()} - {RESULT_SUMS}
+    for name in sorted(there ^ set(sums)):
+        if name in there:
+            raise UsageError(f"{path}: {RESULT_SUMS} does not list {name}")
+        raise UsageError(f"{path}: {RESULT_SUMS} lists {name}, which is not there")
+    for name in sorted(sums):
+        if sha256(into / name) != sums[name]:
+            raise UsageError(f"{path}: {name} is not what the device packed: copy it again")
+    return []
+
+
+def _version(path: Path, told: Mapping[str, str]) -> Version:
+    try:
+        version = parse_release(told["tensorrt"])
+    except UsageError as problem:
+        raise UsageError(f"{path} does not tell which TensorRT built it") from problem
+    if banner_version(f"[TensorRT v{told['banner']}]") != version:
+        raise UsageError(
+            f"{path} contradicts itself: TensorRT {told['tensorrt']}, and trtexec said "
+            f"v{told['banner']}"
+        )
+    return version
+
+
+def _failure(path: Path, into: Path, told: Mapping[str, str]) -> GraphoptError:
+    where = told.get("model") or told.get("gpu") or "the device"
+    reason = told["reason"]
+    log = into / BUILD_LOG
+    if log.is_file() and not reason.startswith(_KNOWN_BEST):
+        reason = _reason(log, told.get("exit", "")) or reason
+    return EnvironmentProblem(
+        f"the build failed on {where.strip()} (TensorRT {told['tensorrt']}): "
+        f"{reason or 'no reason was told'}",
+        hint=f"all it said: tar xzf {path} -O {BUILD_LOG}",
+    )
+
+
+def _reason(log: Path, status: str) -> str:
+    """Return what the log itself gives as the reason."""
+    reader = LogReader()
+    with log.open("rb") as stream:
+        for _ in range(_MOST_LINES):
+            line = stream.readline(_MOST_LINE)
+            if not line:
+                break
+            reader.feed(line.decode("utf-8", "replace"))
+    return printable(reader.outcome().problem(int(status) if status.isdecimal() else 1) or "", 400)
+
+
+def _check_engine(path: Path, into: Path, told: Mapping[str, str], version: Version) -> list[str]:
+    """Check the engine's own header, and the log, against the version that is told."""
+    header = identify(into / ENGINE)
+    if header.kind != "tensorrt":
+        raise UsageError(f"{path}: its engine is one of {header.kind}, which trtexec cannot build")
+    spelled = ".".join(map(str, version))
+    log = into / BUILD_LOG
+    if log.is_file():
+        with log.open("rb") as stream:
+            said = banner_version(stream.read(_BANNER_BYTES).decode("ascii", "replace"))
+        if said is not None and said != version:
+            raise UsageError(
+                f"{path} contradicts itself: its log is of TensorRT {'.'.join(map(str, said))}, "
+                f"and it tells of {spelled}"
+            )
+    if header.version is None or not header.sure:
+        return []  # laid out in a way nobody has described: nothing to compare
+    inner = re.match(r"(\d+)\.(\d+)\.(\d+)", header.version)
+    if inner is None or tuple(map(int, inner.groups())) != version:
+        raise UsageError(
+            f"{path} contradicts itself: its engine was built by TensorRT {header.version}, and "
+            f"it tells of {told['tensorrt']}"
+        )
+    return []
