@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from graphopt.engines import AUTO_ORDER, ENGINES, Engine
@@ -13,26 +14,35 @@ if TYPE_CHECKING:
 AUTO = "auto"
 _WHY = {
     "tensorrt": "builds here, on the GPU it runs on",
+    "trtexec": "builds here, on the GPU it runs on, without TensorRT's Python package",
     "tensorrt-rtx": "builds here without a GPU",
     "onnxruntime": "runs everywhere, on the processor",
 }
 
 
-def choose(name: str, device: DeviceProfile, *, precision: str = "fp32") -> tuple[Engine, str]:
+def choose(
+    name: str,
+    device: DeviceProfile,
+    *,
+    precision: str = "fp32",
+    make: Callable[[str], Engine] | None = None,
+) -> tuple[Engine, str]:
     """Return an engine that can build here for the device, and why this one.
 
     Args:
         name: an engine's name, or ``"auto"`` for the first of ``AUTO_ORDER`` that can.
         device: the target.
         precision: ``"fp32"`` or ``"int8"``: some engines cannot do it for some devices.
+        make: makes an engine of a name; with its defaults where there is none.
 
     Raises:
         UsageError: no engine has this name.
         MissingDependencyError: the engine asked for is not installed; the message says how.
         EnvironmentProblem: nothing here can build for the device.
     """
+    make = make or _plain
     if name != AUTO:
-        engine: Engine = ENGINES.load(name)()
+        engine = make(name)
         missing = engine.missing()
         if missing:
             raise MissingDependencyError(missing)
@@ -45,7 +55,7 @@ def choose(name: str, device: DeviceProfile, *, precision: str = "fp32") -> tupl
     for candidate in AUTO_ORDER:
         if candidate == "onnxruntime" and elsewhere:
             break  # a model placed for this processor is not what was asked for
-        engine = ENGINES.load(candidate)()
+        engine = make(candidate)
         reason = engine.missing() or engine.cannot_build(device, precision)
         if reason is None:
             return engine, "; ".join([f"{engine.name}: {_WHY[candidate]}", *passed_over])
@@ -54,10 +64,16 @@ def choose(name: str, device: DeviceProfile, *, precision: str = "fp32") -> tupl
     if elsewhere:
         raise EnvironmentProblem(
             f"no engine for {device.name} can be built here: {why}",
-            hint=f"graphopt optimize … --device {device.name} makes the ONNX model for it here; "
-            "then, on the device: trtexec --onnx=model.int8.onnx --saveEngine=model.engine",
+            hint="--host USER@HOST builds on the device, over ssh; graphopt bundle … --device "
+            f"{device.name} packs what a device out of reach builds by itself; graphopt optimize … "
+            f"--device {device.name} makes the ONNX model alone",
         )
     raise MissingDependencyError(f"no engine can build here: {why}")
+
+
+def _plain(name: str) -> Engine:
+    made: Engine = ENGINES.load(name)()
+    return made
 
 
 def not_installed(names: list[str], command: str) -> str:

@@ -37,7 +37,8 @@ class Bits:
     """A model in fewer bits, and what it was made with.
 
     Attributes:
-        model: what ships.
+        model: what ships; where quantization is implicit, what stands for it in ONNX Runtime, and
+            ``base`` ships, with the table beside it.
         base: the float32 model it was made from, which a calibration table speaks of.
         table: the ranges; None where no activation is quantized.
         exclude: patterns of nodes that stay floating point, those a search found too.
@@ -66,18 +67,18 @@ def reduce_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> B
         GraphoptError: a table, a model or samples do not fit.
     """
     wanted = plan.request.recipe.quantize
-    if not wanted.asked:
+    if not (wanted.int8 or wanted.weights or plan.half):
         return None
     _say_unmatched(wanted.exclude, model, ui)
     if wanted.int8:
-        made = to_int8(plan, model, report, ui, _finish(plan) if wanted.fp16 else None)
+        made = to_int8(plan, model, report, ui, _finish(plan) if plan.half else None)
         bits = Bits(made.model, made.base, made.table, made.exclude, made.for_cpu, made.found)
     elif wanted.weights is not None:
         lighter = _weight_only(plan, model, report, ui)
         bits = Bits(lighter, model, for_cpu=lighter)
     else:
         bits = Bits(model, model)
-    return _half(plan, bits, report, ui) if wanted.fp16 else bits
+    return _half(plan, bits, report, ui) if plan.half else bits
 
 
 def preview_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> None:
@@ -93,7 +94,7 @@ def preview_bits(plan: BuildPlan, model: Model, report: Report, ui: Console) -> 
         model = insert(plan, model, table, {}, wanted.exclude, report, ui)
     elif wanted.weights is not None:
         model = run_pass(_weights(plan), model, report, ui)
-    if wanted.fp16:
+    if plan.half:
         run_pass(_fp16(plan), model, report, ui)
 
 
@@ -106,13 +107,13 @@ def _say_unmatched(patterns: Sequence[str], model: Model, ui: Console) -> None:
 
 def _weights(plan: BuildPlan) -> WeightOnly:
     wanted = plan.request.recipe.quantize
-    least = LEAST_TENSORRT_BLOCK if plan.engine.name == "tensorrt" else LEAST_BLOCK
+    least = LEAST_TENSORRT_BLOCK if plan.engine.name in ("tensorrt", "trtexec") else LEAST_BLOCK
     return WeightOnly(
         bits=4 if wanted.weights == "int4" else 8,
         block=wanted.block,
         least=min(least, wanted.block or least),
         exclude=wanted.exclude,
-        max_opset=plan.device.max_opset,
+        max_opset=plan.target.max_opset,
     )
 
 
@@ -166,7 +167,7 @@ def _fp16(plan: BuildPlan) -> ToFp16:
     exclude = () if wanted.int8 or wanted.weights is not None else wanted.exclude
     return ToFp16(
         exclude=exclude,
-        max_opset=plan.device.max_opset,
+        max_opset=plan.target.max_opset,
         integer_kernels=wanted.int8 and plan.engine.dialect == CPU_DIALECT,
     )
 

@@ -17,10 +17,12 @@ import click
 
 import graphopt
 from graphopt.cli_options import (
+    BUNDLE,
     COMPRESS,
     COUNT,
     DATA,
     FILE,
+    HOST,
     OUTPUT,
     POINTS,
     SHAPES,
@@ -88,6 +90,29 @@ def optimize(model: Path, **flags: Any) -> None:
     from graphopt.verbs import run_build
 
     run_build(model, flags, console(flags), engine=False)
+
+
+@cli.command(cls=Sectioned)
+@click.argument("model", type=FILE, metavar="MODEL|DIR")
+@BUNDLE
+def bundle(model: Path, **flags: Any) -> None:
+    """Pack MODEL, or a build's output, for a device out of reach."""
+    from graphopt.verbs_bundle import run_bundle
+
+    run_bundle(model, flags, console(flags))
+
+
+@cli.command("import-results")
+@click.argument("results", type=FILE)
+@click.option("--bundle", type=FILE, required=True, metavar="FILE", help="What it was built from.")
+@click.option("-o", "--output", type=FILE, metavar="DIR", help="[the bundle's name, -graphopt]")
+@click.option("--force", is_flag=True, help="Write into a folder that exists.")
+@OUTPUT
+def import_results(results: Path, **flags: Any) -> None:
+    """Check what a device sent back; take in engine and times."""
+    from graphopt.verbs_bundle import run_import_results
+
+    run_import_results(results, flags, console(flags))
 
 
 @cli.command()
@@ -181,6 +206,8 @@ def compare(reference: Path, candidate: Path, **flags: Any) -> None:
 @DATA
 @click.option("--batch", type=COUNT, metavar="N", help="Batch size.  [1]")
 @click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Input shapes.")
+@HOST
+@click.option("--layers", type=FILE, metavar="FILE", help="Save each layer's time, by trtexec.")
 @click.option("--warm-up", type=TIME, default=200, metavar="MS", help="Dropped.  [200]")
 @click.option("--duration", type=TIME, default=3, metavar="S", help="At least.  [3]")
 @click.option("--iterations", type=COUNT, default=10, metavar="N", help="At least.  [10]")
@@ -188,8 +215,8 @@ def compare(reference: Path, candidate: Path, **flags: Any) -> None:
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 @OUTPUT
 def profile(file: Path, **flags: Any) -> None:
-    """Time FILE on this machine: latency and throughput."""
-    from graphopt.verbs import run_profile
+    """Time FILE, here or on --host: latency and throughput."""
+    from graphopt.verbs_profile import run_profile
 
     run_profile(file, flags, console(flags))
 
@@ -213,12 +240,14 @@ def engines(**flags: Any) -> None:
 
 
 @cli.command()
+@HOST
 @OUTPUT
 def doctor(**flags: Any) -> None:
-    """Say what is installed, what is missing, and how to get it."""
+    """Say what is installed, here and on --host, what is missing, how to get it."""
     from graphopt.verbs import run_doctor
 
-    run_doctor(console(flags))
+    ui = console(flags)
+    sys.exit(run_doctor(flags, ui))
 
 
 def console(flags: dict[str, Any]) -> Console:

@@ -113,8 +113,12 @@ SHAPES = options(
     click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Shape to tune for."),
     click.option("--max-shapes", multiple=True, metavar="IN:32x3x…", help="Greatest input shape."),
 )
+HOST = options(
+    click.option("--host", metavar="[USER@]HOST", help="Use trtexec there, over ssh."),
+    click.option("--trtexec", metavar="PATH", help="The trtexec to use, here or there."),
+)
 SHARE = Number(min=0, max=1, min_open=True, max_open=True)
-COMPRESS = options(
+_COMPRESS = options(
     section(
         "What to do",
         click.option(
@@ -150,11 +154,31 @@ COMPRESS = options(
     ),
     section(
         "Target",
-        click.option("--engine", metavar="NAME", help="auto, tensorrt, tensorrt-rtx, onnxruntime."),
+        click.option(
+            "--engine", metavar="NAME", help="auto, tensorrt, trtexec, tensorrt-rtx, onnxruntime."
+        ),
         click.option(
             "--device", metavar="NAME|FILE", help="The target; see graphopt devices.  [host]"
         ),
+        HOST,
+        click.option(
+            "--trt-version",
+            metavar="X.Y.Z",
+            help="TensorRT the model is for.  [what builds; else all of the device's]",
+        ),
         SHAPES,
+        click.option("--dla", type=NATURAL, metavar="CORE", help="Build for this DLA core."),
+        click.option("--no-gpu-fallback", is_flag=True, help="All of it on the DLA, or fail."),
+        click.option(
+            "--builder-level", type=click.IntRange(0, 5), metavar="0-5", help="How long to search."
+        ),
+        click.option("--workspace", metavar="SIZE", help="Scratch memory at most, like 2GB."),
+        click.option(
+            "--timing-cache", type=FILE, metavar="FILE", help="[one for each TensorRT and GPU]"
+        ),
+        click.option(
+            "--time-limit", type=TIME, metavar="S", help="Stop a build that takes longer."
+        ),
     ),
     section(
         "Limits",
@@ -171,6 +195,16 @@ COMPRESS = options(
     ),
     section(
         "How to quantize",
+        click.option(
+            "--quantization",
+            type=click.Choice(["explicit", "implicit"]),
+            help="Q/DQ in the graph, or ranges beside it.  [explicit; DLA implicit]",
+        ),
+        click.option(
+            "--calibrate-on-gpu",
+            is_flag=True,
+            help="Implicit: TensorRT measures the ranges by itself.",
+        ),
         click.option(
             "--calibrator",
             type=TEXT,
@@ -259,11 +293,25 @@ COMPRESS = options(
         ),
         click.option("--sparsity-by", metavar="NAME", help="obs or magnitude.  [obs with data]"),
     ),
+)
+_MAKE = options(
+    click.option("--force", is_flag=True, help="Write over what exists."),
+    click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
+    OUTPUT,
+)
+COMPRESS = options(
+    _COMPRESS,
     section(
         "Output",
         click.option("-o", "--output", type=FILE, metavar="DIR", help="Folder for the results."),
-        click.option("--force", is_flag=True, help="Write into a folder that exists."),
-        click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
-        OUTPUT,
+        _MAKE,
+    ),
+)
+BUNDLE = options(
+    _COMPRESS,
+    section(
+        "Output",
+        click.option("-o", "--output", type=FILE, metavar="FILE", help="[MODEL-DEVICE.tar.gz]"),
+        _MAKE,
     ),
 )

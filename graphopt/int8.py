@@ -11,6 +11,7 @@ from graphopt.calibrators.judge import table_warnings
 from graphopt.calibrators.sources import Loaded, load_table, only
 from graphopt.console import Console
 from graphopt.dialects.codes import Codes
+from graphopt.engines.dla_ranges import joined_ranges
 from graphopt.model import Model
 from graphopt.passes.to_fp16 import fp16_tensors
 from graphopt.prepare import BuildPlan
@@ -85,9 +86,11 @@ def to_int8(
     )
     base = _prepared(plan, model, options, report, ui)
     table = _ranges(plan, base, report, ui)
+    if plan.target.dla is not None:
+        table = joined_ranges(base, table)
     refined = _refined(plan, base, table, options, report, ui)
     exclude, found = wanted.exclude, None
-    if recipe.gate.asked and not plan.unrunnable:
+    if recipe.gate.asked and not plan.unrunnable and not plan.implicit:
         done = None if finish is None else finish(base, table)
         found, table = _search(plan, base, refined, table, done, report, ui)
         exclude = (*exclude, *found.patterns)
@@ -201,8 +204,9 @@ def _ranges(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Calib
         ui.info(f"ranges from {recipe.quantize.table}: {loaded.table.method}")
         return loaded.table
     tensors = _to_calibrate(plan, model, recipe.quantize.exclude)
-    if plan.device.dla:
-        report.decide("calibrated tensors", str(len(tensors)), "DLA wants a scale for each")
+    if plan.implicit or plan.device.dla:
+        why = "implicit quantization" if plan.implicit else "its DLA"
+        report.decide("calibrated tensors", str(len(tensors)), f"{why} wants a scale for each")
     table = _calibrate(plan, model, tensors, report, ui)
     for warning in table_warnings(table):
         ui.warn(warning)
@@ -212,9 +216,9 @@ def _ranges(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Calib
 def _to_calibrate(plan: BuildPlan, model: Model, exclude: tuple[str, ...]) -> list[str]:
     """Return the tensors to have ranges: what is quantized, and what else wants them."""
     tensors = wanted_tensors(model, exclude)
-    if plan.device.dla:
+    if plan.implicit or plan.device.dla:
         return in_order(model, {*tensors, *activations(model)})
-    if plan.request.recipe.quantize.fp16:
+    if plan.half:
         return in_order(model, {*tensors, *fp16_tensors(model)})
     return tensors
 
@@ -305,7 +309,8 @@ def insert(
     ui: Console,
 ) -> Model:
     """Write the ranges into the graph as the engine wants them."""
-    step = qdq_pass(plan.engine.dialect, table, exclude, codes)
+    small = {"int8_weights": True} if plan.target.int8_weights else {}
+    step = replace(qdq_pass(plan.engine.dialect, table, exclude, codes), options=small)
     with report.stage(step.name) as stage:
         result = step(model)
         stage.record(result)

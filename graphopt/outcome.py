@@ -9,11 +9,13 @@ from pathlib import Path
 from graphopt.bits import Bits
 from graphopt.console import Console
 from graphopt.cost import cost, stored_bytes
+from graphopt.engines import Artifact
 from graphopt.errors import UnsupportedModelError
 from graphopt.measure import fidelity, latencies
 from graphopt.model import Model
 from graphopt.optimize import Optimized
 from graphopt.prepare import NO_GATE, BuildPlan
+from graphopt.profiles import LatencyProfile
 from graphopt.report import Metric, Report
 from graphopt.verify import Fidelity
 
@@ -39,17 +41,19 @@ class Outcome:
         return self.plan.precision
 
     def measure(
-        self, files: Mapping[str, Path], engine: Path | None, report: Report, ui: Console
+        self, files: Mapping[str, Path], engine: Artifact | None, report: Report, ui: Console
     ) -> None:
         """Measure size, parameters, MACs, fidelity and latency, before and after.
 
         Args:
             files: column -> the ONNX file whose size is shown there.
-            engine: the artifact that was built, or None.
+            engine: what was built, or None.
             report: takes the figures.
             ui: shows progress.
         """
         self._sizes(files, engine, report)
+        if engine is not None and engine.latency is not None:
+            self._device_latency(engine.latency, report)
         if self.plan.unrunnable:
             return
         with report.stage("verify"):
@@ -57,7 +61,8 @@ class Outcome:
         with report.stage("time"):
             self._latency(report, ui)
 
-    def _sizes(self, files: Mapping[str, Path], engine: Path | None, report: Report) -> None:
+    def _sizes(self, files: Mapping[str, Path], built: Artifact | None, report: Report) -> None:
+        engine = None if built is None else built.path
         source = self.plan.request.model
         size = {"before": source.stat().st_size, **{n: p.stat().st_size for n, p in files.items()}}
         weights = {"before": stored_bytes(self.plan.model), "fp32": stored_bytes(self.done.model)}
@@ -127,6 +132,8 @@ class Outcome:
             ("SQNR", "dB", 1, sqnr),
         ):
             known = {n: scale * v for n, v in values.items() if v is not None and math.isfinite(v)}
+            if known and self.plan.implicit and self.last in known:
+                note = "Q/DQ stands for implicit INT8, whose layers TensorRT chooses by itself"
             if known and name == "SQNR" and self.plan.request.recipe.quantize.fp16:
                 note = "; ".join(filter(None, [note, "a CPU computes part of fp16 in fp32"]))
             if known:
@@ -155,13 +162,22 @@ class Outcome:
             candidates[self.last] = self.bits.for_cpu
             if self.bits.for_cpu is not self.bits.model:
                 # What TensorRT fuses is slow on ONNX Runtime: time the CPU's own placement.
-                note += f"; {self.last} re-placed for the CPU, the engine is not timed here"
+                note += f"; {self.last} re-placed for the CPU, which is not the engine"
         ui.info("timing on this CPU with ONNX Runtime, interleaved")
         feeds = next(iter(plan.evaluation.batches(1)))
         timed = latencies(candidates, feeds)
-        report.latency = {name: profile.to_json() for name, profile in timed.items()}
+        report.latency.update({name: profile.to_json() for name, profile in timed.items()})
         values = {name: profile.percentile(50) for name, profile in timed.items()}
         report.metrics.append(Metric("latency", "ms", values, note))
+
+    def _device_latency(self, profile: LatencyProfile, report: Report) -> None:
+        """Take over what the engine took on its own device."""
+        where = profile.environment
+        report.latency["engine"] = profile.to_json()
+        note = f"{where.get('gpu', 'the device')}, {where.get('clock', '')}, median, "
+        note += f"batch {profile.batch}"
+        values = {self.last: profile.percentile(50)}
+        report.metrics.append(Metric("engine latency", "ms", values, note))
 
     def gate(self, report: Report) -> str:
         """Hold the result against its limits; return what failed, or an empty string.

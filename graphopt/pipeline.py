@@ -11,6 +11,8 @@ from graphopt.calibrators.cache import write_cache
 from graphopt.channels import ChannelAnalysis, PrunePlan
 from graphopt.channels.allocation.limits import unmatched
 from graphopt.console import Console
+from graphopt.engines import Artifact, GpuCalibration
+from graphopt.engines.releases import release_of
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.errors import GateError
 from graphopt.files import sha256, write_text
@@ -25,6 +27,7 @@ from graphopt.report import Report, versions
 from graphopt.runtime import open_session
 
 FP32, TABLE, CACHE = "model.onnx", "calibration.json", "calibration.cache"
+SIMULATED = "model.simulated.onnx"
 ENGINE_STEM, TENSORRT = "model", "tensorrt"
 
 
@@ -61,19 +64,20 @@ def build(request: Request, ui: Console | None = None) -> Report:
         if done.plan is not None:
             files.save_text("prune-plan", "prune-plan.json", done.plan.to_json())
         if bits is not None:
-            files.save_bits(plan.precision, bits)
-            onnx[plan.precision] = folder / file_of(plan.precision)
+            onnx[plan.precision] = files.save_bits(plan, bits)
         files.save_text("recipe", "recipe.toml", request.recipe.to_toml())
         for_tensorrt = plan.engine.dialect == TENSORRT
+        _mind_opset(plan, done.model if bits is None or plan.implicit else bits.model, ui)
         wanted = request.recipe.quantize
-        if bits is not None and (wanted.int8 or wanted.weights) and for_tensorrt:
+        explicit = (wanted.int8 or wanted.weights) and not plan.implicit
+        if bits is not None and explicit and for_tensorrt:
             with report.stage("lint"):
                 found = lint_model(bits.model, plan.options)
             report.lint = found.to_json()
             say_lint(found, ui, meant=bits.found is not None and bool(bits.found.exclude))
         engine = None
         if request.build_engine:
-            engine = _build_engine(plan, done.model, bits, folder, report, ui)
+            engine = _build_engine(plan, done.model, bits, onnx[plan.precision], report, ui)
         outcome = Outcome(plan, done, bits)
         outcome.measure(onnx, engine, report, ui)
         failure = outcome.gate(report)
@@ -124,13 +128,21 @@ class _Files:
             self.report.add_artifact(f"{kind}-data", data)
         return path
 
-    def save_bits(self, precision: str, bits: Bits) -> None:
-        """Save the model that ships, with the ranges it was made with."""
-        self.save_model(f"onnx-{precision}", file_of(precision), bits.model)
+    def save_bits(self, plan: BuildPlan, bits: Bits) -> Path:
+        """Save the model in fewer bits, with the ranges it was made with; return what ships."""
+        shipped = self.folder / FP32
+        if plan.implicit:
+            # For people to look at, and for compare: what ships is model.onnx and the cache.
+            self.save_model("onnx-simulated", SIMULATED, bits.model)
+        else:
+            name = file_of(plan.precision)
+            shipped = self.save_model(f"onnx-{plan.precision}", name, bits.model)
         if bits.table is not None:
             self.report.add_artifact("calibration-table", bits.table.save(self.folder / TABLE))
-            cache = write_cache(self.folder / CACHE, bits.table)
-            self.report.add_artifact("calibration-cache", cache)
+            if release_of(plan.cache_version).implicit:
+                cache = write_cache(self.folder / CACHE, bits.table, version=plan.cache_version)
+                self.report.add_artifact("calibration-cache", cache)
+        return shipped
 
     def save_text(self, kind: str, name: str, text: str) -> None:
         """Save a text file."""
@@ -216,24 +228,29 @@ def _build_engine(
     plan: BuildPlan,
     model: Model,
     bits: Bits | None,
-    folder: Path,
+    onnx: Path,
     report: Report,
     ui: Console,
-) -> Path:
-    engine = plan.engine
+) -> Artifact:
+    engine, folder = plan.engine, onnx.parent
     with report.stage(f"build-{engine.name}") as stage:
-        shipped = model if bits is None else bits.model
-        artifact = engine.build(shipped, folder / f"{ENGINE_STEM}{engine.suffix}", plan.options)
+        shipped = model if bits is None or plan.implicit else bits.model
+        options = replace(plan.options, say=ui.info)
+        if bits is not None and plan.implicit:
+            on_gpu = _calibration(plan)
+            options = replace(options, implicit=None if on_gpu else bits.table, calibration=on_gpu)
+        artifact = engine.build(shipped, folder / f"{ENGINE_STEM}{engine.suffix}", options)
         stage.facts = dict(artifact.facts)
     calibrated = bits is not None and bits.table is not None
     preprocess = (plan.calibration or plan.evaluation).preprocess
     facts: dict[str, Any] = {
         **artifact.facts,
         "engine": engine.name,
-        "dialect": engine.dialect if calibrated else None,
-        "onnx_sha256": sha256(folder / (FP32 if bits is None else file_of(plan.precision))),
+        "dialect": engine.dialect if calibrated and not plan.implicit else None,
+        "onnx_sha256": sha256(onnx),
         "calibration_sha256": sha256(folder / TABLE) if calibrated else None,
         "recipe_sha256": sha256(folder / "recipe.toml"),
+        "source": plan.request.model.name,
         "source_digest": report.source["digest"],
         "preprocessing": None if preprocess is None else preprocess.to_json(),
         "synthetic": report.synthetic,
@@ -241,5 +258,29 @@ def _build_engine(
     }
     report.add_artifact("engine", artifact.path)
     report.add_artifact("sidecar", write_sidecar(artifact.path, facts))
+    for kind, path in artifact.files.items():
+        report.add_artifact(kind, path)
     ui.info(f"build-{engine.name}: {artifact.path.name} ({stage.seconds:.2f} s)")
-    return artifact.path
+    return artifact
+
+
+def _calibration(plan: BuildPlan) -> GpuCalibration | None:
+    """Return the batches TensorRT is to calibrate on by itself, where that was asked for."""
+    wanted, data = plan.request.recipe.quantize, plan.calibration
+    if not wanted.gpu_calibration or data is None:
+        return None
+    method = "minmax" if (wanted.calibrator or "").startswith("minmax") else "entropy"
+    first = next(iter(plan.shapes.values()), None)
+    size = data.batch_size(1 if first is None else first.opt[0])
+    whole = (b for b in data.batches(size) if all(len(v) == size for v in b.values()))
+    return GpuCalibration(whole, method)
+
+
+def _mind_opset(plan: BuildPlan, model: Model, ui: Console) -> None:
+    """Say so where some TensorRT of the device does not parse what was written."""
+    safe = plan.target.safe_opset
+    if safe is not None and model.opset > safe:
+        ui.warn(
+            f"the model is of opset {model.opset}, and the oldest TensorRT for "
+            f"{plan.device.name} parses up to {safe}: --trt-version names the one that it has"
+        )

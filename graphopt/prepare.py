@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphopt.calibrators.sources import load_table
 from graphopt.console import Console
 from graphopt.data import EXAMPLES, Dataset, Preprocess, load_preprocess, open_data, synthetic
+from graphopt.engine_options import (
+    build_options,
+    check_engine,
+    check_recipe,
+    choose_target,
+    engine_name,
+    make_engine,
+    refuse_explicit,
+)
 from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
+from graphopt.engines.dla import dla_report
 from graphopt.engines.select import choose
 from graphopt.engines.shapes import resolve_shapes
+from graphopt.engines.target import Target
 from graphopt.errors import DataError, UnsupportedModelError, UsageError
 from graphopt.graph import is_standard, walk
 from graphopt.honesty import check_answers, check_apart, check_repeated, check_scale
 from graphopt.model import Model
 from graphopt.opening import check_inputs
 from graphopt.optimize import Aids, named_pass
+from graphopt.passes.lower_opset import LowerOpset
 from graphopt.passes.sparsity import check_sparsity, parse_sparsity
 from graphopt.profiles import DeviceProfile, load_device
+from graphopt.profiles.device import Version
 from graphopt.prune_options import check_pruning, decide_pruning
 from graphopt.quantize_options import (
     check_device,
@@ -30,9 +43,10 @@ from graphopt.quantize_options import (
 from graphopt.recipe import Recipe
 from graphopt.report import Report
 from graphopt.verify import check_labels, class_output, numeric, opened
-from graphopt.wording import spell
+from graphopt.wording import counted, spell
 
 MAX_AUTO_BATCH = 16
+CACHE_VERSION = (8, 5, 2)
 SYNTHETIC_SAMPLES = 64
 
 NO_DATA = f"""calibration needs samples of what the model will see; one of:
@@ -77,6 +91,8 @@ class BuildPlan:
         evaluation: samples to measure fidelity on.
         align: pruned widths are a multiple of this.
         shapes: input name -> shapes, for every dynamic input.
+        target: how the model is written for the device.
+        more_shapes: further optimization profiles.
         unrunnable: why ONNX Runtime cannot run the model, so that nothing is verified or timed;
             empty where it can.
         original: what a model that was pruned elsewhere was before, or None.
@@ -92,6 +108,23 @@ class BuildPlan:
     shapes: Mapping[str, ShapeRange]
     unrunnable: str = ""
     original: Model | None = None
+    target: Target = field(default_factory=lambda: Target(DeviceProfile("host")))
+    more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
+
+    @property
+    def implicit(self) -> bool:
+        """Whether INT8 is told by ranges beside the graph, and not by Q/DQ in it."""
+        return self.request.recipe.quantize.quantization == "implicit"
+
+    @property
+    def half(self) -> bool:
+        """Whether FP16 is to be written into the graph; else it is the builder's to choose."""
+        return self.request.recipe.quantize.fp16 and self.target.fp16_in_graph
+
+    @property
+    def cache_version(self) -> Version:
+        """The TensorRT that a calibration cache is written for."""
+        return self.target.version or self.device.oldest_tensorrt or CACHE_VERSION
 
     @property
     def aids(self) -> Aids:
@@ -106,13 +139,21 @@ class BuildPlan:
 
     @property
     def precision(self) -> str:
-        """What the result carries."""
-        return label(self.request.recipe.quantize)
+        """What the graph of the result carries."""
+        quantize = self.request.recipe.quantize
+        return label(quantize if self.half else quantize.model_copy(update={"fp16": False}))
 
     @property
     def options(self) -> BuildOptions:
         """What the engine needs to know."""
-        return BuildOptions(device=self.device, shapes=self.shapes, precision=self.precision)
+        recipe = self.request.recipe
+        return replace(
+            build_options(recipe, self.device),
+            shapes=self.shapes,
+            more_shapes=self.more_shapes,
+            precision=self.precision,
+            fp16=recipe.quantize.fp16 and not self.target.fp16_in_graph,
+        )
 
 
 def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
@@ -125,14 +166,20 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     check_names(recipe)
     if recipe.quantize.table is not None:
         load_table(recipe.quantize.table)  # told before any work where it is none
-    device = load_device(recipe.engine.device)
+    device = _device(recipe, report, ui)
     if recipe.weights.sparsity is not None:
         check_sparsity(parse_sparsity(recipe.weights.sparsity), device)
-    check_device(recipe, device)
     engine, reason = _engine(request, device)
     reason = reason.removeprefix(f"{engine.name}: ")
     report.decide("engine", engine.name, reason)
     ui.info(f"engine {engine.name}: {reason}")
+    if request.build_engine:
+        check_engine(recipe, engine)
+    target = choose_target(recipe, engine, device, built=request.build_engine)
+    check_device(recipe, target)
+    for line in target.reasons:
+        report.decide("target", target.device.name, line)
+        ui.info(line)
     model = Model.load(request.model)
     check_inputs(model)
     report.source = describe(request.model, model)
@@ -148,10 +195,13 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
             f"align {align}: {precision} kernels of {device.name} want widths that divide by it"
         )
     shapes = choose_shapes(model, recipe, evaluation, report, ui)
+    more = more_profiles(model, recipe, shapes)
+    if target.dla is not None:
+        _list_for_dla(model, recipe, target, shapes, report, ui)
     _keep_apart(request, calibration, evaluation)
     for warning in _doubts(calibration, evaluation):
         ui.warn(warning)
-    _mind_opset(model, device, ui)
+    model = fit_opset(model, target, report, ui)
     unrunnable = _custom_ops_refused(request, model, engine)
     if unrunnable:
         report.decide("verification", "none", unrunnable)
@@ -161,7 +211,16 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
             ui.warn(warning)
         _try_out(request, evaluation, ui)
     pruning = decide_pruning(recipe, calibration, bool(unrunnable), report, ui)
-    bits = decide_quantization(recipe, calibration, report, ui, unrunnable=bool(unrunnable))
+    if target.quantization == "implicit":
+        refuse_explicit(recipe)
+    bits = decide_quantization(
+        recipe,
+        calibration,
+        report,
+        ui,
+        quantization=target.quantization,
+        unrunnable=bool(unrunnable),
+    )
     request = replace(request, recipe=_resolved(recipe, engine, align, pruning, bits, shapes))
     report.recipe = request.recipe.model_dump(mode="json")
     return BuildPlan(
@@ -175,6 +234,8 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
         shapes,
         unrunnable,
         _original(recipe, model),
+        target,
+        more,
     )
 
 
@@ -219,13 +280,71 @@ def _resolved(
     )
 
 
-def _mind_opset(model: Model, device: DeviceProfile, ui: Console) -> None:
-    """Say so where no TensorRT for the device parses so new an opset."""
-    if device.max_opset is not None and model.opset > device.max_opset:
-        ui.warn(
-            f"the model is of opset {model.opset}, and TensorRT for {device.name} parses up to "
-            f"{device.max_opset}: export it with opset {device.max_opset}"
-        )
+def _device(recipe: Recipe, report: Report, ui: Console) -> DeviceProfile:
+    """Return the target: the one named, or the machine that ``--host`` names."""
+    wanted = recipe.engine
+    if wanted.host is None or wanted.device != "host":
+        return load_device(wanted.device)
+    engine = make_engine(engine_name(recipe), recipe)
+    device: DeviceProfile = engine.device()  # type: ignore[attr-defined]
+    report.decide("device", device.name, f"what {wanted.host} is")
+    ui.info(f"device {device.name}: {device.title}, what {wanted.host} is")
+    return device
+
+
+def _list_for_dla(
+    model: Model,
+    recipe: Recipe,
+    target: Target,
+    shapes: Mapping[str, ShapeRange],
+    report: Report,
+    ui: Console,
+) -> None:
+    """Say what does not run on the DLA, before any work.
+
+    Raises:
+        UsageError: a shape is a range.
+        UnsupportedModelError: nothing runs there, or not all of it and the GPU may not help.
+    """
+    quantize = recipe.quantize
+    found = dla_report(
+        model,
+        target.device,
+        int8=quantize.int8,
+        fp16=quantize.fp16 or target.quantization == "implicit",
+        explicit=target.quantization == "explicit",
+        shapes=shapes,
+    )
+    report.dla = found.to_json()
+    for line in found.lines():
+        ui.info(line)
+    found.require(gpu_fallback=recipe.engine.gpu_fallback)
+
+
+def fit_opset(model: Model, target: Target, report: Report, ui: Console) -> Model:
+    """Lower a model to what TensorRT for the target parses.
+
+    Raises:
+        UnsupportedModelError: it holds an operator that has no form there.
+    """
+    newest, safe = target.max_opset, target.safe_opset
+    for ceiling, required in ((safe, False), (newest, True)):
+        if ceiling is None or model.opset <= ceiling:
+            continue
+        with report.stage("lower-opset") as stage:
+            result = LowerOpset(ceiling, required=required)(model)
+            stage.record(result)
+        lowered = result.model
+        if lowered.opset < model.opset:
+            which = "the newest that" if ceiling == newest else "what the oldest"
+            why = f"{which} TensorRT for {target.device.name} parses"
+            report.decide("opset", str(lowered.opset), why)
+            ui.info(
+                f"lower-opset: {model.opset} -> {lowered.opset}, {why}; "
+                f"{counted(len(result.changes), 'node')} rewritten"
+            )
+        model = lowered
+    return model
 
 
 def _custom_ops_refused(request: Request, model: Model, engine: Engine) -> str:
@@ -309,11 +428,15 @@ def _try_out(request: Request, data: Dataset, ui: Console) -> None:
 
 def _engine(request: Request, device: DeviceProfile) -> tuple[Engine, str]:
     """Choose what builds; where nothing is built, what the Q/DQ is placed for."""
-    name = request.recipe.engine.name
+    recipe = request.recipe
+    name = engine_name(recipe)
     if request.build_engine or (name == "auto" and device.sm is None):
-        return choose(name, device, precision="int8" if request.recipe.quantize.int8 else "fp32")
+        precision = "int8" if recipe.quantize.int8 else "fp32"
+        return choose(
+            name, device, precision=precision, make=lambda name: make_engine(name, recipe)
+        )
     if name != "auto":
-        return ENGINES.load(name)(), "asked for; nothing is built, Q/DQ is placed for it"
+        return make_engine(name, recipe), "asked for; nothing is built, Q/DQ is placed for it"
     return ENGINES.load("tensorrt")(), f"{device.name} is an NVIDIA GPU; nothing is built"
 
 
@@ -325,6 +448,7 @@ def check_names(recipe: Recipe) -> None:
     """
     check_quantization(recipe)
     check_pruning(recipe)
+    check_recipe(recipe)
     for name in recipe.optimize.passes:
         named_pass(name)
     given = recipe.data.calibration or recipe.data.synthetic or recipe.quantize.table
@@ -334,6 +458,10 @@ def check_names(recipe: Recipe) -> None:
         raise DataError("--recover-from needs --data", hint=NO_DATA)
     if recipe.data.synthetic and recipe.data.calibration:
         raise UsageError("--synthetic makes data up and --data names real data: choose one")
+    if recipe.data.synthetic and not recipe.quantize.int8:
+        raise UsageError("--synthetic makes up data for the ranges of --int8: leave it out")
+    if recipe.data.synthetic and recipe.quantize.table:
+        raise UsageError("--synthetic makes up ranges and --calibration brings them: choose one")
 
 
 def describe(path: Path, model: Model) -> dict[str, object]:
@@ -429,7 +557,8 @@ def choose_shapes(
             d if isinstance(d, int) else int(sample[name][i]) for i, d in enumerate(shape[1:])
         )
         batch = shape[0]
-        low, high = (batch, batch) if isinstance(batch, int) else (1, MAX_AUTO_BATCH)
+        most = MAX_AUTO_BATCH if recipe.engine.dla is None else 1  # a DLA takes fixed shapes
+        low, high = (batch, batch) if isinstance(batch, int) else (1, most)
         shapes[name] = ShapeRange((low, *rest), (low, *rest), (high, *rest))
         spelled = spell((low, *rest))
         report.decide(
@@ -441,3 +570,20 @@ def choose_shapes(
         )
     resolve_shapes(model, shapes)  # what the engine would refuse, before any work
     return shapes
+
+
+def more_profiles(
+    model: Model, recipe: Recipe, first: Mapping[str, ShapeRange]
+) -> tuple[Mapping[str, ShapeRange], ...]:
+    """Return the optimization profiles after the first; what one leaves out is as in the first.
+
+    Raises:
+        UsageError: a shape contradicts the model.
+    """
+    found = []
+    for given in recipe.engine.more_shapes:
+        shapes = {name: ShapeRange(s.min, s.opt, s.max) for name, s in given.items()}
+        profile = {**first, **shapes}
+        resolve_shapes(model, profile)
+        found.append(profile)
+    return tuple(found)

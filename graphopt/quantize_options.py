@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from graphopt.calibrators import CALIBRATORS
 from graphopt.console import Console
 from graphopt.data import Dataset
+from graphopt.engines.target import Target
 from graphopt.errors import DataError, UnsupportedModelError, UsageError
 from graphopt.passes.fp16_ops import QDQ_OPSET
-from graphopt.profiles import DeviceProfile
 from graphopt.recipe import Quantize, Recipe
 from graphopt.report import Report
 
@@ -122,26 +122,25 @@ def _refuse_needless(wanted: Quantize) -> None:
         raise UsageError(f"{named[0]} is about INT8, which is not asked for: give --int8")
 
 
-def check_device(recipe: Recipe, device: DeviceProfile) -> None:
-    """Refuse what the device cannot run.
+def check_device(recipe: Recipe, target: Target) -> None:
+    """Refuse what no TensorRT that could be meant can run.
 
     Raises:
         UnsupportedModelError: one line that says why, and what to do.
     """
-    wanted = recipe.quantize
-    if wanted.weights and device.max_opset is not None and device.max_opset < BLOCK_OPSET:
+    wanted, name = recipe.quantize, target.device.name
+    newest = target.max_opset
+    if newest is None:
+        return
+    if wanted.weights and newest < BLOCK_OPSET:
         raise UnsupportedModelError(
             f"--weights {wanted.weights} needs TensorRT 10 (opset {BLOCK_OPSET}), and TensorRT for "
-            f"{device.name} parses up to opset {device.max_opset}: use --int8"
+            f"{name} parses up to opset {newest}: use --int8"
         )
-    if wanted.int8 and wanted.fp16 and (device.max_opset or QDQ_OPSET) < QDQ_OPSET:
+    if wanted.int8 and wanted.fp16 and target.fp16_in_graph and newest < QDQ_OPSET:
         raise UnsupportedModelError(
             f"--fp16 beside --int8 needs opset {QDQ_OPSET} (Q/DQ with fp16 scales), and TensorRT "
-            f"for {device.name} parses up to opset {device.max_opset}: leave one of the two out"
-        )
-    if wanted.fp16 and device.sm is not None and "fp16" not in device.precisions:
-        raise UnsupportedModelError(
-            f"{device.name} has no FP16: its precisions are {', '.join(device.precisions)}"
+            f"for {name} parses up to opset {newest}: leave one of the two out"
         )
 
 
@@ -151,9 +150,19 @@ def decide_quantization(
     report: Report,
     ui: Console,
     *,
+    quantization: str | None = "explicit",
     unrunnable: bool = False,
 ) -> Mapping[str, object]:
-    """Return the ``quantize`` part with what was open decided, each with its reason."""
+    """Return the ``quantize`` part with what was open decided, each with its reason.
+
+    Args:
+        recipe: what was asked for.
+        calibration: samples, or None.
+        report: takes the decisions.
+        ui: says them.
+        quantization: how the target wants INT8 told.
+        unrunnable: the model does not run here.
+    """
     wanted = recipe.quantize
     decided: dict[str, object] = {}
     if not wanted.int8 and wanted.weights is None:
@@ -168,7 +177,12 @@ def decide_quantization(
     reason = "there is data to weigh errors with" if real else "there is no data to weigh errors"
     if unrunnable:
         reason = "the model does not run here, so errors cannot be weighed"
-    if wanted.rounding is None:
+    if wanted.int8:
+        decided["quantization"] = quantization
+    implicit = wanted.int8 and quantization == "implicit"
+    if wanted.rounding is None and implicit:
+        decide("rounding", "nearest", "quantization is implicit, TensorRT rounds the weights")
+    elif wanted.rounding is None:
         decide("rounding", "second-order" if real else "nearest", reason)
     if wanted.int8:
         told: dict[tuple[bool, str], list[str]] = {}
@@ -180,6 +194,8 @@ def decide_quantization(
             if given is None:
                 kept = name != "bias" and wanted.table is not None
                 why = "they would change the ranges that come from a file" if kept else reason
+                if name == "bias" and implicit:
+                    kept, why = True, "TensorRT chooses the layers of implicit INT8 by itself"
                 decided[name] = real and not kept
                 report.decide(name, "on" if decided[name] else "off", why)
                 told.setdefault((real and not kept, why), []).append(name)

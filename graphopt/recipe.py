@@ -21,8 +21,8 @@
     [optimize]                     opt = [8, 3, 224, 224]
     passes = ["my-pass"]           max = [32, 3, 224, 224]
 
-    [gate]
-    max_drop = 0.5
+    [gate]                         [[engine.more_shapes]]
+    max_drop = 0.5                 input.min = … (a second optimization profile)
 
 Flags override the file. The recipe with every default written out is saved beside the outputs.
 """
@@ -114,7 +114,9 @@ class Weights(_Part):
 class Quantize(_Part):
     """Fewer bits.
 
-    ``int8`` quantizes weights and activations, ``weights`` weights alone, to ``"int4"`` or
+    ``int8`` quantizes weights and activations: ``quantization`` is ``"explicit"``, by Q/DQ in the
+    graph, or ``"implicit"``, by ranges beside it that TensorRT 8 to 10 reads, or with
+    ``gpu_calibration`` measures by itself. ``weights`` quantizes weights alone, to ``"int4"`` or
     ``"int8"``; ``fp16`` is for all that stays floating point. ``table`` is the path of a
     calibration made before, ``exclude`` holds patterns over node names and operator types. What is
     None is decided, and said: ``rounding`` of weights (``"second-order"`` or ``"nearest"``),
@@ -123,6 +125,8 @@ class Quantize(_Part):
     """
 
     int8: bool = False
+    quantization: Literal["explicit", "implicit"] | None = None
+    gpu_calibration: bool = False
     fp16: bool = False
     weights: Literal["int4", "int8"] | None = None
     block: int | None = Field(default=None, ge=16, le=1024)
@@ -173,11 +177,27 @@ class Shapes(_Part):
 
 
 class Engine(_Part):
-    """What runs the result, and where."""
+    """What runs the result, and where.
+
+    ``host`` is where trtexec builds, over ssh; ``trtexec`` its path there. ``tensorrt`` is the
+    version that the model is written for. ``shapes`` is the first optimization profile,
+    ``more_shapes`` holds the others. ``dla`` is a core's number; what it cannot run goes to the
+    GPU unless ``gpu_fallback`` is off. ``time_limit`` is in seconds.
+    """
 
     name: str = "auto"
     device: str = "host"
+    host: str | None = None
+    trtexec: str | None = None
+    tensorrt: str | None = None
+    dla: int | None = Field(default=None, ge=0, le=15)
+    gpu_fallback: bool = True
+    level: int | None = Field(default=None, ge=0, le=5)
+    workspace: str | None = None
+    timing_cache: str | None = None
+    time_limit: float | None = Field(default=None, gt=0)
     shapes: dict[str, Shapes] = Field(default_factory=dict)
+    more_shapes: tuple[dict[str, Shapes], ...] = ()
 
 
 class Gate(_Part):
@@ -270,13 +290,19 @@ def _known(path: list[str]) -> list[str]:
 
 def parse_shapes(
     minimum: tuple[str, ...], optimum: tuple[str, ...], maximum: tuple[str, ...]
-) -> dict[str, dict[str, Any]] | None:
+) -> list[dict[str, dict[str, Any]]]:
     """Turn ``--min-shapes in:1x3x224x224,…`` and its two sisters into the recipe's form.
 
-    As with trtexec, a missing one is taken from ``opt``; ``opt`` from ``max``, then ``min``.
+    As with trtexec, a missing one is taken from ``opt``; ``opt`` from ``max``, then ``min``. An
+    input that a flag names again begins the next optimization profile; one that is named once is
+    the same in all.
+
+    Returns:
+        A value for each profile: input name -> ``{"min", "opt", "max"}``; none for no flags.
 
     Raises:
-        UsageError: a spec is not of the form ``name:1x3x224x224``.
+        UsageError: a spec is not of the form ``name:1x3x224x224``, or the flags disagree on how
+            many profiles there are.
     """
     given = [
         _parse_one(flag, specs)
@@ -287,22 +313,52 @@ def parse_shapes(
         )
     ]
     names = sorted(set().union(*given))
-    shapes: dict[str, dict[str, Any]] = {}
+    counts = {name: max(len(part.get(name, ())) for part in given) for name in names}
+    most = max(counts.values(), default=0)
     for name in names:
-        low, mid, high = (part.get(name) for part in given)
-        mid = mid or high or low
-        shapes[name] = {"min": low or mid, "opt": mid, "max": high or mid}
-    return shapes or None
+        for part in given:
+            if len(part.get(name, ())) not in (0, 1, most):
+                raise UsageError(
+                    f"input '{name}' has {len(part[name])} shapes where there are {most} "
+                    f"optimization profiles: give one, or one for each"
+                )
+    profiles = []
+    for index in range(most):
+        shapes = {}
+        for name in names:
+            low, mid, high = (
+                part[name][index if len(part[name]) > 1 else 0] if name in part else None
+                for part in given
+            )
+            mid = mid or high or low
+            shapes[name] = {"min": low or mid, "opt": mid, "max": high or mid}
+        profiles.append(shapes)
+    return profiles
 
 
-def _parse_one(flag: str, specs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    parsed: dict[str, tuple[int, ...]] = {}
+def parse_one_profile(
+    minimum: tuple[str, ...], optimum: tuple[str, ...], maximum: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """Do as :func:`parse_shapes` does, where there can be one profile only.
+
+    Raises:
+        UsageError: there are several, or a spec is not of the form ``name:1x3x224x224``.
+    """
+    profiles = parse_shapes(minimum, optimum, maximum)
+    if len(profiles) > 1:
+        raise UsageError("an input is named twice: several optimization profiles are for a build")
+    return profiles[0] if profiles else {}
+
+
+def _parse_one(flag: str, specs: tuple[str, ...]) -> dict[str, list[tuple[int, ...]]]:
+    parsed: dict[str, list[tuple[int, ...]]] = {}
     for spec in (piece for text in specs for piece in text.split(",")):
         name, _, dims = spec.rpartition(":")
         try:
-            parsed[name] = tuple(int(d) for d in dims.split("x"))
+            shape = tuple(int(d) for d in dims.split("x"))
         except ValueError:
-            parsed.pop(name, None)
-        if not name or name not in parsed or min(parsed[name]) < 1:
+            shape = (0,)
+        if not name or min(shape) < 1:
             raise UsageError(f"{flag} '{spec}' is not of the form input:1x3x224x224")
+        parsed.setdefault(name, []).append(shape)
     return parsed

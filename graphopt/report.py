@@ -26,10 +26,15 @@ KINDS = (
     "onnx-w8",
     "onnx-w4+fp16",
     "onnx-w8+fp16",
+    "onnx-simulated",
     "calibration-table",
     "calibration-cache",
     "engine",
     "sidecar",
+    "latency",
+    "layers",
+    "layer-times",
+    "engine-log",
     "prune-plan",
     "recipe",
 )
@@ -93,6 +98,7 @@ class Report:
     decisions: list[dict[str, str]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
+    dla: dict[str, Any] = field(default_factory=dict)
     lint: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +150,7 @@ class Report:
                 {"name": m.name, "unit": m.unit, "values": dict(m.values), "note": m.note}
                 for m in self.metrics
             ],
+            "dla": self.dla,
             "lint": self.lint,
             "fidelity": self.fidelity,
             "latency": self.latency,

@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.console import Console
 from graphopt.errors import DataError, GateError, OutputExistsError, UsageError
-from graphopt.files import dump_json, output_error, scratch_beside, write_text
-from graphopt.recipe import DEFAULT_SAMPLES, Recipe, parse_shapes
+from graphopt.files import dump_json, output_error, scratch_beside
+from graphopt.recipe import DEFAULT_SAMPLES, Recipe, parse_one_profile, parse_shapes
 
 if TYPE_CHECKING:
     from graphopt.data import Dataset
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def recipe_of(flags: Mapping[str, Any]) -> Recipe:
     """Lay the flags over the recipe file, or over the defaults."""
     base = Recipe.load(flags["recipe"]) if flags["recipe"] else Recipe()
-    shapes = parse_shapes(flags["min_shapes"], flags["opt_shapes"], flags["max_shapes"])
+    profiles = parse_shapes(flags["min_shapes"], flags["opt_shapes"], flags["max_shapes"])
     return base.override(
         {
             "prune": {
@@ -49,6 +50,8 @@ def recipe_of(flags: Mapping[str, Any]) -> Recipe:
             },
             "quantize": {
                 "int8": flags["int8"] or None,
+                "quantization": flags["quantization"],
+                "gpu_calibration": flags["calibrate_on_gpu"] or None,
                 "fp16": flags["fp16"] or None,
                 "weights": flags["weights"],
                 "block": flags["block"],
@@ -69,7 +72,23 @@ def recipe_of(flags: Mapping[str, Any]) -> Recipe:
                 "synthetic": flags["synthetic"] or None,
                 "memory": flags["memory"],
             },
-            "engine": {"name": flags["engine"], "device": flags["device"], "shapes": shapes},
+            "engine": {
+                "name": flags["engine"],
+                "device": flags["device"],
+                "host": flags["host"],
+                "trtexec": flags["trtexec"],
+                "tensorrt": flags["trt_version"],
+                "dla": flags["dla"],
+                "gpu_fallback": False if flags["no_gpu_fallback"] else None,
+                "level": flags["builder_level"],
+                "workspace": flags["workspace"],
+                "timing_cache": None
+                if flags["timing_cache"] is None
+                else str(flags["timing_cache"]),
+                "time_limit": flags["time_limit"],
+                "shapes": profiles[0] if profiles else None,
+                "more_shapes": profiles[1:] if profiles else None,
+            },
             "gate": {"max_drop": flags["max_drop"], "min_sqnr": flags["min_sqnr"]},
         }
     )
@@ -152,8 +171,8 @@ def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
     if is_table(path):
         inspect_table(path, ui)
         return
-    shapes = parse_shapes(flags["min_shapes"], flags["opt_shapes"], flags["max_shapes"])
-    inspect_model(path, flags["device"], shapes or {}, ui)
+    shapes = parse_one_profile(flags["min_shapes"], flags["opt_shapes"], flags["max_shapes"])
+    inspect_model(path, flags["device"], shapes, ui)
 
 
 def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
@@ -166,8 +185,8 @@ def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
             "compare needs --data", hint="for example --data images/ --preprocess cifar"
         )
     with ExitStack() as stack:
-        session_a = stack.enter_context(opened(a, faithful=True))
-        session_b = stack.enter_context(opened(b, faithful=True))
+        session_a = stack.enter_context(opened(a, faithful=True, warn=ui.warn))
+        session_b = stack.enter_context(opened(b, faithful=True, warn=ui.warn))
         data = open_samples(flags, common_inputs(session_a.inputs(), session_b.inputs()))
         ui.info(f"data: {data.summary()}")
         advance = stack.enter_context(ui.progress("comparing", len(data)))
@@ -183,44 +202,6 @@ def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
             raise UsageError("--max-drop needs labels, or an output of class scores")
         if drop > flags["max_drop"] + 1e-9:
             raise GateError(f"fell by {drop:.2f} points; --max-drop allows {flags['max_drop']:g}")
-
-
-def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
-    """``graphopt profile``."""
-    from graphopt.data import synthetic
-    from graphopt.opening import opened
-
-    if flags["output"] is not None:
-        refuse_overwrite(flags["output"], flags["force"], keep=[path])
-    shapes = parse_shapes((), flags["opt_shapes"], ()) or {}
-    fixed = {name: tuple(s["opt"]) for name, s in shapes.items()}
-    with opened(path) as session:
-        batch = flags["batch"] or next((s[0] for s in fixed.values() if s), 1)
-        if flags["data"]:
-            data = open_samples(flags, session.inputs())
-        else:
-            data = synthetic(session.inputs(), batch, seed=flags["seed"] or 0, shapes=fixed)
-        if flags["batch"] and data.batch_size(batch) != batch:
-            raise UsageError(f"--batch {batch}: the model's batch is fixed at {data.fixed_batch}")
-        feeds = next(iter(data.batches(batch)))
-        profile = session.time(
-            feeds,
-            warmup_s=flags["warm_up"] / 1000,
-            min_s=flags["duration"],
-            min_runs=flags["iterations"],
-        )
-    value = profile.to_json()
-    if flags["output"] is not None:
-        write_text(flags["output"], dump_json(value))
-    if ui.json:
-        ui.raw(dump_json(value))
-        return
-    row = [f"{profile.mean:.3f}", *(f"{profile.percentile(q):.3f}" for q in (50, 90, 99))]
-    ui.table(
-        f"{path.name}, batch {profile.batch}, {len(profile.samples_ms)} runs",
-        ["", "mean ms", "p50", "p90", "p99", "items/s"],
-        [["latency", *row, f"{profile.throughput:.1f}"]],
-    )
 
 
 def run_devices(ui: Console) -> None:
@@ -270,25 +251,23 @@ def run_engines(ui: Console) -> None:
         ui.result(f"    run:   {value['cannot_run'] or 'here'}")
 
 
-def run_doctor(ui: Console) -> None:
-    """``graphopt doctor``."""
-    from graphopt.engines.doctor import doctor
+def run_doctor(flags: Mapping[str, Any], ui: Console) -> int:
+    """``graphopt doctor``; returns the exit code."""
+    from graphopt.engines.doctor import doctor, exit_code
 
-    findings = doctor()
+    findings = doctor(flags["host"], trtexec=flags["trtexec"] or "")
     if ui.json:
-        ui.raw(
-            dump_json(
-                [
-                    {"name": f.name, "status": f.status, "detail": f.detail, "remedy": f.remedy}
-                    for f in findings
-                ]
-            )
-        )
-        return
+        ui.raw(dump_json([asdict(finding) for finding in findings]))
+        return exit_code(findings)
+    place = ""
     for finding in findings:
-        ui.result(f"{finding.status:9}{finding.name:20}{finding.detail}")
+        if flags["host"] and finding.place != place:
+            place = finding.place
+            ui.result(f"{place}:")
+        ui.result(f"{finding.status:10}{finding.name:20}{finding.detail}")
         if finding.remedy:
-            ui.result(f"{'':29}-> {finding.remedy}")
+            ui.result(f"{'':30}-> {finding.remedy}")
+    return exit_code(findings)
 
 
 def refuse_overwrite(path: Path, force: bool, *, keep: Sequence[Path] = ()) -> None:

@@ -36,10 +36,10 @@ LAYERS: list[set[str]] = [
     {"recipe"},
     {"report", "output", "stages", "pruning", "weights", "prune_options", "optimize", "quantize",
      "measure", "prepare", "outcome", "opening", "inspection", "sensitivity", "quantization",
-     "quantize_options", "bits", "int8", "linting", "honesty"},
+     "quantize_options", "engine_options", "bits", "int8", "linting", "honesty"},
     {"pipeline"},
     {"bundle"},
-    {"verbs", "verbs_analyze", "verbs_bundle", "verbs_calibrate"},
+    {"verbs", "verbs_analyze", "verbs_bundle", "verbs_calibrate", "verbs_profile"},
     {"cli", "__main__"},
 ]  # fmt: skip
 
@@ -210,6 +210,8 @@ def test_sdist_and_wheel_hold_what_they_should(tmp_path: Path) -> None:
     want = {name.replace(".", "/") for name in modules()}
     want = {f"{n}/__init__.py" if f"{n}/__init__.py" in names else f"{n}.py" for n in want}
     want |= {f"graphopt/profiles/{p.name}" for p in (ROOT / "profiles").glob("*.toml")}
+    for folder, home in (("bundle", ROOT / "graphopt"), ("engines/remote", ROOT)):
+        want |= {f"graphopt/{folder}/{p.name}" for p in (home / folder).glob("*.sh")}
     want.add("graphopt/py.typed")
     assert names == want
     (sdist,) = tmp_path.glob("*.tar.gz")

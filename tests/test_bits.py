@@ -948,18 +948,10 @@ def test_a_model_with_nothing_for_int8_is_refused_before_anything_is_calibrated(
         look(wanted, quiet())
 
 
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [
-        ({"weights": "int4"}, "--weights int4 needs TensorRT 10"),
-        ({"int8": True, "fp16": True}, "--fp16 beside --int8 needs opset 19"),
-    ],
-)
-def test_what_a_device_cannot_take_is_told_before_any_work(
-    asked: dict[str, Any], told: str, tmp_path: Path
-) -> None:
-    wanted = replace(ask(tmp_path / "o", device="xavier", **asked), model=Path("missing.onnx"))
-    with pytest.raises(UnsupportedModelError, match=told):
+def test_what_a_device_cannot_take_is_told_before_any_work(tmp_path: Path) -> None:
+    asked = ask(tmp_path / "o", device="xavier", weights="int4")
+    wanted = replace(asked, model=Path("missing.onnx"), build_engine=False)
+    with pytest.raises(UnsupportedModelError, match="--weights int4 needs TensorRT 10"):
         build(wanted, quiet())
 
 

@@ -577,9 +577,14 @@ def test_an_opset_too_new_for_the_device_is_told(
     onnx.save(net, tmp_path / "new.onnx")
     args = ("optimize", str(tmp_path / "new.onnx"), "--device", "jetson-agx-xavier")
     assert call(*args, "-o", str(tmp_path / "o")) == 0
-    assert "is of opset 18, and TensorRT for jetson-agx-xavier parses up to 17" in (
-        capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "lower-opset: 18 -> 17, the newest that TensorRT for jetson-agx-xavier parses" in told
+    assert onnx.load(tmp_path / "o" / "model.onnx").opset_import[0].version == 17
+    args = ("optimize", str(tmp_path / "new.onnx"), "--device", "t4")
+    assert call(*args, "-o", str(tmp_path / "p")) == 0
+    assert "18 -> 17, what the oldest TensorRT for t4 parses" in capsys.readouterr().err
+    assert call(*args, "--trt-version", "10.3", "-o", str(tmp_path / "q")) == 0
+    assert onnx.load(tmp_path / "q" / "model.onnx").opset_import[0].version == 18
 
 
 def test_macs_before_are_those_of_every_channel_even_where_shapes_are_computed(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from graphopt.console import Console
 from graphopt.data import Dataset, open_data, synthetic
+from graphopt.engines.target import Target, target_of
 from graphopt.errors import DataError, GraphoptError, UnsupportedModelError, UsageError
 from graphopt.profiles import DeviceProfile, load_device
 from graphopt.quantize_options import (
@@ -173,35 +174,46 @@ def test_what_makes_sense_is_let_through(asked: Recipe) -> None:
 XAVIER, T4 = load_device("xavier"), load_device("t4")
 
 
+def target(device: DeviceProfile, **options: Any) -> Target:
+    return target_of(
+        device, int8=bool(options.get("int8")), fp16=bool(options.get("fp16")), version=None
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"weights": "int4"}, ("--weights int4", "jetson-agx-xavier", "opset 17", "use --int8")),
         ({"weights": "int8"}, ("--weights int8", "TensorRT 10", "use --int8")),
-        ({"int8": True, "fp16": True}, ("--fp16 beside --int8", "opset 19", "leave one")),
     ],
 )
 def test_a_device_whose_opsets_end_early_refuses(
     options: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
-        check_device(recipe(**options), XAVIER)
+        check_device(recipe(**options), target(XAVIER, **options))
     for word in words:
         assert word in str(caught.value)
-    check_device(recipe(**options), T4)
+    check_device(recipe(**options), target(T4, **options))
 
 
-@pytest.mark.parametrize("options", [{}, {"int8": True}, {"fp16": True}])
-def test_that_device_takes_one_of_the_two(options: dict[str, Any]) -> None:
-    check_device(recipe(**options), XAVIER)
+@pytest.mark.parametrize("options", [{}, {"int8": True}, {"fp16": True}, {"int8": 1, "fp16": 1}])
+def test_that_device_takes_both(options: dict[str, Any]) -> None:
+    # TensorRT 8.5 is told FP16 by a flag, and the graph stays fp32.
+    check_device(recipe(**options), target(XAVIER, **options))
+
+
+def test_fp16_scales_need_an_opset_that_has_them() -> None:
+    old = Target(XAVIER, max_opset=17, fp16_in_graph=True)
+    with pytest.raises(UnsupportedModelError, match=r"--fp16 beside --int8 needs opset 19"):
+        check_device(recipe(int8=True, fp16=True), old)
 
 
 def test_a_gpu_without_fp16_refuses_it_and_one_of_which_nothing_is_known_does_not() -> None:
     maxwell = DeviceProfile("maxwell", sm=(5, 2), precisions=("fp32",))
-    with pytest.raises(UnsupportedModelError, match=r"maxwell has no FP16: its precisions are"):
-        check_device(recipe(fp16=True), maxwell)
-    check_device(recipe(fp16=True), DeviceProfile("cpu"))
-    check_device(recipe(int8=True, fp16=True, weights=None), DeviceProfile("cpu"))
+    with pytest.raises(UsageError, match=r"maxwell has no FP16"):
+        target(maxwell, fp16=True)
+    check_device(recipe(fp16=True), target(DeviceProfile("cpu"), fp16=True))
 
 
 # Decisions.
@@ -252,7 +264,7 @@ def test_what_was_asked_for_is_not_decided(data: Dataset) -> None:
         smooth=False,
     )  # fmt: skip
     found, reasons = decided(asked, data)
-    assert found == {"calibrator": "minmax"}
+    assert found == {"calibrator": "minmax", "quantization": "explicit"}
     assert reasons == {}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.errors import RecipeError, UsageError
-from graphopt.recipe import Recipe, parse_shapes
+from graphopt.recipe import Recipe, parse_one_profile, parse_shapes
 from graphopt.toml import load_toml
 
 FULL = """
@@ -94,16 +94,30 @@ def test_bad_toml_names_the_line(tmp_path: Path) -> None:
 
 
 def test_shapes_fill_in_what_is_missing() -> None:
-    shapes = parse_shapes((), ("in:1x3x8x8,b:1",), ("in:4x3x8x8",))
+    (shapes,) = parse_shapes((), ("in:1x3x8x8,b:1",), ("in:4x3x8x8",))
     assert shapes == {
         "b": {"min": (1,), "opt": (1,), "max": (1,)},
         "in": {"min": (1, 3, 8, 8), "opt": (1, 3, 8, 8), "max": (4, 3, 8, 8)},
     }
-    assert parse_shapes((), (), ()) is None
+    assert parse_shapes((), (), ()) == []
 
 
 def test_names_with_colons_are_kept_whole() -> None:
-    assert list(parse_shapes((), ("serving:0:2x2",), ()) or {}) == ["serving:0"]
+    assert list(parse_shapes((), ("serving:0:2x2",), ())[0]) == ["serving:0"]
+
+
+def test_an_input_named_again_begins_another_profile() -> None:
+    small, large = parse_shapes((), ("in:1x3", "in:8x3,b:2"), ("in:4x3,in:32x3",))
+    assert small == {
+        "b": {"min": (2,), "opt": (2,), "max": (2,)},
+        "in": {"min": (1, 3), "opt": (1, 3), "max": (4, 3)},
+    }
+    assert large["in"] == {"min": (8, 3), "opt": (8, 3), "max": (32, 3)}
+    assert large["b"] == small["b"]
+    with pytest.raises(UsageError, match=r"'in' has 2 shapes where there are 3"):
+        parse_shapes((), ("in:1", "in:2", "in:3"), ("in:4,in:4",))
+    with pytest.raises(UsageError, match="several optimization profiles are for a build"):
+        parse_one_profile((), ("in:1", "in:2"), ())
 
 
 @pytest.mark.parametrize("spec", ["in", "in:", "in:axb", ":1x2", "in:1x2:", "in:1xx2"])

@@ -45,7 +45,7 @@ def test_auto_takes_the_best_that_can_build_here(machine, modules, gpus, device,
     engine, reason = choose("auto", device, precision=precision)
     assert type(engine) is want
     assert reason.startswith(f"{engine.name}: ")
-    passed_over = {TensorRT: 0, TensorRTRTX: 1, OnnxRuntime: 2}[want]
+    passed_over = {TensorRT: 0, TensorRTRTX: 2, OnnxRuntime: 3}[want]
     assert reason.count("; not ") == passed_over
 
 

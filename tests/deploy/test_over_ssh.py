@@ -1,0 +1,293 @@
+"""``--host``: builds and times on a device behind a real sshd, whose trtexec is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+from graphopt.engines.header import identify
+
+Call = Callable[..., tuple[int, str, str]]
+Setup = Callable[..., Any]
+INT8 = ("my 'net'.onnx", "--int8", "--data", "calib.npz")
+CASES = [
+    ("jetson-agx-xavier", "8.5.2", {"--int8"}),
+    ("t4", "8.6.1", {"--int8"}),
+    ("t4", "10.3.0", {"--stronglyTyped"}),
+    ("t4", "11.0.0", set()),
+]
+
+
+def jobs(there: Any) -> list[Path]:
+    """What is left of jobs on the device: nothing, when one is over."""
+    folder = there.home / ".cache" / "graphopt" / "jobs"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def is_clean(there: Any, tmp_path: Path) -> bool:
+    return not jobs(there) and not there.quiet() and not list(there.tmp.iterdir())
+
+
+@pytest.mark.parametrize(("name", "version", "typing"), CASES)
+def test_a_build_comes_back_whole(
+    name: str, version: str, typing: set[str], work: Path, device: Setup, call: Call, tmp_path: Path
+) -> None:
+    there = device(name, version, record=str(tmp_path / "words.jsonl"))
+    out = work / "out"
+    code, _, err = call("build", *INT8, "--prune", "0.3", "--host", there.host, "-o", out)
+    assert code == 0, err
+    assert f"device {name}" in err
+    header = identify(out / "model.engine")
+    assert (header.kind, (header.version or "")[: len(version)]) == ("tensorrt", version)
+    side = json.loads((out / "model.engine.json").read_text())
+    assert side["runtime_version"] == version
+    assert side["device"] == name
+    assert side["engine"] == "trtexec"
+    report = json.loads((out / "report.json").read_text())
+    kinds = {a["kind"] for a in report["artifacts"]}
+    assert {"engine", "sidecar", "layers", "layer-times", "engine-log"} <= kinds
+    (latency,) = [m for m in report["metrics"] if m["name"] == "engine latency"]
+    assert latency["values"]["int8"] > 0
+    assert report["latency"]["engine"]["environment"]["clock"] == "GPU compute time by trtexec"
+    assert str(work) not in json.dumps(side)
+    ran = [json.loads(line) for line in (tmp_path / "words.jsonl").read_text().splitlines()]
+    built = next(words for words in ran if any(w.startswith("--onnx=") for w in words))
+    assert {"--int8", "--fp16", "--stronglyTyped"} & set(built) == typing
+    assert is_clean(there, tmp_path)
+
+
+def test_the_dialect_follows_the_version_found_there(work: Path, device: Setup, call: Call) -> None:
+    import onnx
+
+    for version, stored in (("8.5.2", False), ("10.3.0", True)):
+        there = device("t4", version)
+        assert call("build", *INT8, "--host", there.host, "-o", version)[0] == 0
+        model = onnx.load(work / version / "model.int8.onnx")
+        kinds = {i.name: i.data_type for i in model.graph.initializer}
+        read = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+        assert any(kinds.get(name) == onnx.TensorProto.INT8 for name in read) is stored
+
+
+def test_a_dla_gets_the_plain_model_and_a_cache(work: Path, device: Setup, call: Call) -> None:
+    there = device("jetson-agx-xavier", "8.5.2")
+    code, _, err = call("build", *INT8, "--host", there.host, "--dla", 0, "-o", "dla")
+    assert code == 0, err
+    assert "implicit" in err
+    words = json.loads((work / "dla" / "model.engine.json").read_text())["trtexec"]
+    assert {"--useDLACore=0", "--allowGPUFallback", "--calib=calibration.cache"} <= set(words)
+    first = (work / "dla" / "calibration.cache").read_text().splitlines()[0]
+    assert first == "TRT-8502-EntropyCalibration2"
+    assert not (work / "dla" / "model.int8.onnx").exists()
+
+
+def test_what_the_device_cannot_do_is_told_before_any_work(
+    work: Path, device: Setup, call: Call
+) -> None:
+    host = device("t4", "11.0.0").host
+    for words, told in (
+        (("--dla", 0), "NVIDIA T4 has no DLA"),
+        (("--quantization", "implicit"), "no implicit INT8"),
+        (
+            ("--device", "jetson-agx-xavier"),
+            "does not support NVIDIA Jetson AGX Xavier: 8.5.2 is the last",
+        ),
+        (("--sparsity", "2:4"), "2:4"),
+    ):
+        code, _, err = call("build", *INT8, "--host", host, "-o", "o", *words)
+        assert code in (2, 3, 4)
+        assert told in err, err
+        assert not (work / "o").exists()
+
+
+def test_times_an_engine_and_a_model_there(work: Path, device: Setup, call: Call) -> None:
+    there = device("t4", "10.3.0")
+    assert call("build", *INT8, "--host", there.host, "-o", "o")[0] == 0
+    sent = there.proxy.sent
+    saved = ("--layers", "layers.json", "-o", "p.json")
+    code, out, err = call("profile", "o/model.engine", "--host", there.host, "--batch", 4, *saved)
+    assert code == 0, err
+    assert "batch 4" in out
+    value = json.loads((work / "p.json").read_text())
+    assert value["environment"]["gpu"] == "Tesla T4"
+    assert json.loads((work / "layers.json").read_text())[0]["count"] > 0
+    # The same engine again is not sent again.
+    before, size = there.proxy.sent, (work / "o" / "model.engine").stat().st_size
+    assert before - sent > size
+    assert call("profile", "o/model.engine", "--host", there.host, "--batch", 4)[0] == 0
+    assert there.proxy.sent - before < before - sent
+    code, _, err = call("profile", "my 'net'.onnx", "--host", there.host)
+    assert code == 0, err
+
+
+def test_an_engine_of_another_place_is_not_loaded(work: Path, device: Setup, call: Call) -> None:
+    assert call("build", *INT8, "--host", device("t4", "10.3.0").host, "-o", "o")[0] == 0
+    there = device("t4", "8.6.1")
+    code, _, err = call("profile", "o/model.engine", "--host", there.host)
+    assert code == 4
+    assert "was built by TensorRT 10.3.0.2, and jetson has 8.6.1" in err
+    assert "graphopt build" in err
+    with (work / "o" / "model.engine").open("ab") as stream:
+        stream.write(b"x")
+    code, _, err = call("profile", "o/model.engine", "--host", there.host)
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "told"),
+    [
+        ({"fail": {"build": "Could not find any implementation for node conv1"}}, 3, "conv1"),
+        ({"killed": "build"}, 4, "out of memory"),
+        ({"full": ("save",)}, 4, "is the disk there full?"),
+        ({"garbage": "help"}, 4, "trtexec"),
+        ({"cannot_start": "libnvinfer.so.8: cannot open shared object file"}, 4, "trtexec"),
+    ],
+)
+def test_a_failure_there_is_one_line_and_leaves_nothing(
+    behaviour: dict[str, Any],
+    code: int,
+    told: str,
+    work: Path,
+    device: Setup,
+    call: Call,
+    tmp_path: Path,
+) -> None:
+    there = device("t4", "10.3.0", **behaviour)
+    found, _, err = call("build", *INT8, "--host", there.host, "-o", "o")
+    assert found == code, err
+    (line,) = [x for x in err.splitlines() if x.startswith("error: ")]
+    assert told in line, err
+    assert not (work / "o").exists()
+    assert is_clean(there, tmp_path)
+    device("t4", "10.3.0")
+    assert call("build", *INT8, "--host", there.host, "-o", "o")[0] == 0
+
+
+def test_bad_times_are_told_and_the_engine_is_kept(work: Path, device: Setup, call: Call) -> None:
+    there = device("t4", "10.3.0", fail={"inference": "an illegal memory access"})
+    code, _, err = call("build", *INT8, "--host", there.host, "-o", "o")
+    assert code == 0, err
+    assert "the engine was built and not timed: " in err
+    assert (work / "o" / "model.engine").exists()
+
+
+def started(there: Any, work: Path, *words: object) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "graphopt", *map(str, words)],
+        cwd=work,
+        env={**there.environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(what: Callable[[], Any], within_s: float = 60.0) -> Any:
+    """Wait until something is so, and return it."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not come to be")
+
+
+def building(there: Any) -> bool:
+    return any("--onnx=" in words for words in there.processes().values())
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_work_there(work: Path, device: Setup, tmp_path: Path) -> None:
+    there = device("t4", "10.3.0", slow=5)
+    process = started(there, work, "build", *INT8, "--host", there.host, "-o", "o")
+    until(lambda: building(there))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("error: interrupted")
+    assert is_clean(there, tmp_path)
+    assert not there.clients()
+    assert sorted(p.name for p in work.iterdir()) == ["calib.npz", "my 'net'.onnx"]
+
+
+@pytest.mark.slow
+def test_a_link_cut_in_a_build_is_made_again(work: Path, device: Setup, tmp_path: Path) -> None:
+    there = device("t4", "10.3.0", slow=0.2)
+    process = started(there, work, "build", *INT8, "--host", there.host, "-o", "o")
+    until(lambda: building(there))
+    there.proxy.cut()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert (work / "o" / "model.engine").exists()
+    assert is_clean(there, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_link_that_stays_down_is_told_and_the_next_run_goes_on(
+    work: Path, device: Setup, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from graphopt.engines.remote import runner
+
+    there = device("t4", "10.3.0", slow=0.3, record=str(tmp_path / "words.jsonl"))
+    brisk = runner.Waits
+    monkeypatch.setattr(runner, "Waits", lambda: brisk(reconnect_s=0.5, quiet_s=1))
+    words = ("build", *INT8, "--host", there.host, "-o", "o")
+
+    def cut_while_building() -> None:
+        until(lambda: building(there))
+        there.proxy.refuse()
+        there.proxy.cut()
+
+    import threading
+
+    watcher = threading.Thread(target=cut_while_building)
+    watcher.start()
+    code, _, err = call(*words)
+    watcher.join()
+    assert code == 4, err
+    assert "the same command takes it up" in err
+    assert jobs(there), "the work goes on"
+    there.proxy.accept()
+    code, _, err = call(*words)
+    assert code == 0, err
+    ran = [json.loads(line) for line in (tmp_path / "words.jsonl").read_text().splitlines()]
+    assert len([w for w in ran if any(x.startswith("--onnx=") for x in w)]) == 1, "built once"
+    assert is_clean(there, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_builds_at_once_take_turns(work: Path, device: Setup, tmp_path: Path) -> None:
+    there = device("t4", "10.3.0", slow=0.2)
+    words = ("--host", there.host, "-o")
+    one = started(there, work, "build", *INT8, *words, "one")
+    two = started(there, work, "build", *INT8, "--builder-level", 3, *words, "two")
+    told = [process.communicate(timeout=180)[1] for process in (one, two)]
+    assert [one.returncode, two.returncode] == [0, 0], told
+    assert any("waiting for" in err for err in told)
+    assert is_clean(there, tmp_path)
+
+
+def test_a_host_key_that_changed_is_one_line(work: Path, device: Setup, call: Call) -> None:
+    there = device("t4", "10.3.0")
+    there.change_host_key()
+    code, _, err = call("build", *INT8, "--host", there.host, "-o", "o")
+    assert code == 4
+    assert "key" in err
+    assert "known_hosts" in err
+    assert not (work / "o").exists()
+
+
+def test_a_name_that_is_no_host_is_one_line(work: Path, call: Call) -> None:
+    for host in ("-oProxyCommand=touch x", "a b", "$(touch x)", ""):
+        code, _, err = call("build", *INT8, "--host", host, "-o", "o")
+        assert code == 2, err
+        assert not Path("x").exists()
