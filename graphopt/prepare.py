@@ -33,7 +33,7 @@ from graphopt.passes.lower_opset import LowerOpset
 from graphopt.passes.sparsity import check_sparsity, parse_sparsity
 from graphopt.profiles import DeviceProfile, load_device
 from graphopt.profiles.device import Version
-from graphopt.prune_options import check_pruning, decide_pruning
+from graphopt.prune_options import check_pruning, choose_align, decide_pruning
 from graphopt.quantize_options import (
     check_device,
     check_quantization,
@@ -188,12 +188,9 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     evaluation = _evaluation(model, recipe, preprocess, calibration, report, ui)
     align = recipe.prune.align
     if align is None and recipe.prune.asked and recipe.prune.plan is None:
-        precision = "int8" if recipe.quantize.int8 else "fp16"
-        align = device.multiple(precision)
-        report.decide("align", str(align), f"{precision} kernels of {device.name} want it")
-        ui.info(
-            f"align {align}: {precision} kernels of {device.name} want widths that divide by it"
-        )
+        align, why = choose_align(model, recipe, device)
+        report.decide("align", str(align), why)
+        ui.info(f"align {align}: {why}")
     shapes = choose_shapes(model, recipe, evaluation, report, ui)
     more = more_profiles(model, recipe, shapes)
     if target.dla is not None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil, sqrt
 
+from graphopt.channels import analyze
 from graphopt.channels.allocation import ALLOCATIONS, Target
 from graphopt.channels.importance import IMPORTANCES, default_importance, needs_data
 from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.errors import DataError, UsageError
+from graphopt.model import Model
 from graphopt.passes.sparsity import parse_sparsity
+from graphopt.profiles import DeviceProfile
+from graphopt.profiles.device import DEFAULT_MULTIPLE
 from graphopt.pruning import DEFAULT_RECOVERY, DEFAULT_STEPS, GLOBAL, default_allocation
 from graphopt.recipe import Recipe
 from graphopt.recovery import NONE, RECOVERIES
@@ -61,6 +66,34 @@ def check_pruning(recipe: Recipe) -> None:
         raise DataError(f"--recover-with {method} looks at activations: give --data")
     if prune.steps is not None and prune.steps > 1:
         raise DataError("--prune-steps recovers after each step and needs samples: give --data")
+
+
+def choose_align(model: Model, recipe: Recipe, device: DeviceProfile) -> tuple[int, str]:
+    """Return what pruned widths are to divide by, and why.
+
+    That is what the device's kernels want, 32 channels for INT8 on a GPU. A network too narrow for
+    it would hardly be pruned at all: then half of that, or a quarter, down to 8, so that at least
+    half of what was asked for goes.
+    """
+    precision = "int8" if recipe.quantize.int8 else "fp16"
+    wanted = device.multiple(precision)
+    why = f"{precision} kernels of {device.name} want widths that divide by it"
+    if wanted <= DEFAULT_MULTIPLE:
+        return wanted, why
+    share = recipe.prune.ratio or max(recipe.prune.ratios.values(), default=0.0)
+    if recipe.prune.to is not None:
+        # A layer's cost falls with its inputs and its outputs.
+        share = 1 - sqrt(Target.parse(recipe.prune.to).value)
+    widths = [group.width for group in analyze(model, heads=recipe.prune.heads).groups]
+    align = wanted
+    while align > DEFAULT_MULTIPLE:
+        kept = [min(w, ceil(w * (1 - share) / align) * align) for w in widths]
+        if sum(widths) - sum(kept) >= share * sum(widths) / 2:
+            break
+        align //= 2
+    if align < wanted:
+        why = f"{why.removesuffix('it')}{wanted}, and this network is too narrow for that"
+    return align, why
 
 
 def _check_needless(recipe: Recipe) -> None:

@@ -18,6 +18,8 @@ from graphopt.model import Model
 from graphopt.passes.prune_channels import plan_for
 from graphopt.pipeline import build, preview
 from graphopt.prepare import Request
+from graphopt.profiles import load_device
+from graphopt.prune_options import choose_align
 from graphopt.recipe import Recipe
 
 
@@ -285,3 +287,22 @@ def test_weights_that_are_nan_are_refused(
     parts = {"data": {"calibration": str(folder / "data.npz")}, **parts}
     with pytest.raises(UnsupportedModelError, match="NaN or infinity"):
         build(request(tmp_path, tmp_path / "a", parts), quiet())
+
+
+@pytest.mark.parametrize(
+    ("channels", "prune", "align"),
+    [
+        (32, {"ratio": 0.3}, 16),  # of 64 channels 48 are left; with 32 all would be
+        (32, {"ratio": 0.6}, 32),
+        (256, {"ratio": 0.3}, 32),
+        (8, {"ratio": 0.3}, 8),  # nothing helps: not below what every kernel wants
+        (256, {"to": "macs=0.5"}, 32),
+    ],
+)
+def test_widths_divide_by_what_the_device_wants_unless_nothing_would_go(
+    channels: int, prune: dict[str, object], align: int
+) -> None:
+    recipe = Recipe.from_dict({"prune": prune, "quantize": {"int8": True}})
+    found, why = choose_align(conv_net(channels), recipe, load_device("t4"))
+    assert found == align
+    assert ("too narrow" in why) is (align < 32)
