@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from graphopt.errors import EnvironmentProblem, GraphoptError
-from graphopt.wording import one_line, printable
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.engines.remote.link import Link
@@ -179,7 +179,7 @@ def _trtexec(asked: str) -> Iterable[Finding]:
         probe = run_probe(link, trtexec=asked)
     wrong = [p for p in probe.problems() if p.name in ("trtexec", "tensorrt")]
     if probe.trtexec and not wrong:
-        yield Finding("trtexec", "ok", f"TensorRT {probe.version}, {printable(probe.trtexec)}")
+        yield Finding("trtexec", "ok", f"TensorRT {probe.version}, {one_line(probe.trtexec)}")
     for problem in wrong:  # there are other ways to build, so none of it is a fault
         yield Finding("trtexec", "note", problem.what, problem.remedy)
 
@@ -199,7 +199,7 @@ def _ssh() -> Iterable[Finding]:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    yield Finding("ssh", "ok", printable(answer.stderr or answer.stdout, 80) or tool)
+    yield Finding("ssh", "ok", one_line(answer.stderr or answer.stdout, 80) or tool)
 
 
 def _cpu() -> Iterable[Finding]:
@@ -262,13 +262,13 @@ def _told(probe: Probe) -> Iterable[tuple[str, str]]:
     if probe.version:
         yield "tensorrt", probe.version
     if probe.trtexec:
-        yield "trtexec", printable(probe.trtexec)
+        yield "trtexec", one_line(probe.trtexec)
     if probe.cuda:
         yield "cuda", probe.cuda
     if probe.memory:
         free = "" if probe.memory_free is None else f", {probe.memory_free / 1e9:.1f} GB free"
         yield "memory", f"{probe.memory / 1e9:.1f} GB{free}"
     if probe.folder_free is not None:
-        yield "disk", f"{probe.folder_free / 1e9:.1f} GB free in {printable(probe.folder)}"
+        yield "disk", f"{probe.folder_free / 1e9:.1f} GB free in {one_line(probe.folder)}"
     if probe.python:
         yield "python", f"{probe.python} (graphopt does not need one there)"

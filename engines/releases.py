@@ -28,6 +28,7 @@ __all__ = [
     "release_of",
     "releases_between",
     "spell_version",
+    "spell_whole",
 ]
 
 
@@ -121,6 +122,11 @@ def has_dla(version: Version) -> bool:
 def spell_version(version: Version) -> str:
     """Return ``8.5.2``; ``10.3`` where the patch is 0."""
     return ".".join(str(part) for part in (version if version[2] else version[:2]))
+
+
+def spell_whole(version: Version) -> str:
+    """Return all three numbers: ``10.3.0``, as TensorRT's own packages are called."""
+    return ".".join(str(part) for part in version)
 
 
 def parse_release(text: str) -> Version:

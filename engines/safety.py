@@ -20,7 +20,7 @@ from graphopt.engines.header import identify, is_engine
 from graphopt.engines.sidecar import find_sidecar, is_another, sidecar_path
 from graphopt.errors import EnvironmentProblem, GraphoptError, UsageError
 from graphopt.profiles.host import Gpu
-from graphopt.wording import printable
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.engines import Engine
@@ -267,7 +267,7 @@ def _sm(value: object) -> tuple[int, int] | None:
 
 def _text(facts: Mapping[str, Any], key: str) -> str | None:
     value = facts.get(key)
-    return printable(value, 100) or None if isinstance(value, str) else None
+    return one_line(value, 100) or None if isinstance(value, str) else None
 
 
 def _title(runtime: str | None) -> str:
@@ -275,9 +275,9 @@ def _title(runtime: str | None) -> str:
 
 
 def _spell(card: Gpu) -> str:
-    name = printable(card.name, 80) or "an NVIDIA GPU"
+    name = one_line(card.name, 80) or "an NVIDIA GPU"
     return f"{name} (compute capability {card.sm[0]}.{card.sm[1]})" if card.sm else name
 
 
 def _word(text: str) -> str:
-    return shlex.quote(printable(text))
+    return shlex.quote(one_line(text))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from graphopt.engines import ShapeRange
 from graphopt.errors import UsageError
 from graphopt.registry import did_you_mean
@@ -32,11 +34,30 @@ def resolve_shapes(model: Model, given: Mapping[str, ShapeRange]) -> dict[str, S
     return {t.name: _range(t, given.get(t.name)) for t in model.graph.inputs}
 
 
+def opt_batch(shapes: Mapping[str, ShapeRange]) -> int:
+    """Return the items in one run at the opt shapes: the first input's first dimension, or 1."""
+    return next((each.opt[0] for each in shapes.values() if each.opt), 1)
+
+
 def to_json(shapes: Mapping[str, ShapeRange]) -> dict[str, dict[str, list[int]]]:
     """Return ranges as plain values: name -> {"min", "opt", "max"}."""
     return {
         name: {"min": list(r.min), "opt": list(r.opt), "max": list(r.max)}
         for name, r in shapes.items()
+    }
+
+
+def input_facts(model: Model) -> dict[str, dict[str, Any]]:
+    """Return what a sidecar tells of the inputs: name -> {"dtype", "shape"}.
+
+    The type is NumPy's name for it, null where unknown; so is a free dimension.
+    """
+    return {
+        name: {
+            "dtype": None if dtype is None else np.dtype(dtype).name,
+            "shape": [d if isinstance(d, int) else None for d in shape],
+        }
+        for name, (dtype, shape) in model.inputs().items()
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from graphopt.errors import UsageError
 from graphopt.files import dump_json, sha256, write_text
-from graphopt.wording import one_line, printable
+from graphopt.wording import one_line
 
 SCHEMA = 2
 """2 adds ``gpu`` and what else an engine is tied to; 1 is still read."""
@@ -39,7 +39,7 @@ def write_sidecar(engine: str | os.PathLike[str], facts: Mapping[str, Any]) -> P
         facts: JSON values. By convention:
 
             - what it is: ``engine`` (a name in ``ENGINES``), ``runtime``, ``precision``,
-              ``shapes``, ``device``, ``layers``;
+              ``shapes``, ``inputs`` (name -> ``dtype`` and ``shape``), ``device``, ``layers``;
             - what it is tied to, checked before it is loaded: ``runtime_version``; ``gpu``, the one
               it was built on, ``{"name": "Tesla T4", "sm": "7.5"}``; ``compute_capabilities``, what
               a TensorRT-RTX engine is for; and where it was built to be tied less,
@@ -85,7 +85,7 @@ def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:
     schema = raw.get("schema")
     if type(schema) is not int or schema not in _READ:
         raise UsageError(
-            f"{file} has schema {printable(schema, 40)}; this graphopt reads {SCHEMA} and older"
+            f"{file} has schema {one_line(schema, 40)}; this graphopt reads {SCHEMA} and older"
         )
     return raw
 
@@ -131,7 +131,7 @@ def is_another(engine: Path, facts: Mapping[str, Any]) -> str | None:
     told = facts.get("engine_bytes")
     if told != size:
         return (
-            f"{engine.name} has {size:,} bytes and its sidecar tells of {printable(told, 40)}: "
+            f"{engine.name} has {size:,} bytes and its sidecar tells of {one_line(told, 40)}: "
             "it belongs to another build"
         )
     if facts.get("engine_sha256") != sha256(engine):

@@ -100,7 +100,9 @@ def target_of(
         )
     opsets = [_opset(release, device) for release in releases]
     typing = _typing(releases, how, dla)
-    if fp16 and typing == "weak":
+    if how == "implicit" and not fp16:
+        reasons.append("FP16 for layers without a range, or slower in INT8: implicit INT8 has both")
+    elif fp16 and typing == "weak":
         reasons.append("FP16 is a flag of the builder, and the graph stays fp32")
     return Target(
         device=device,

@@ -192,10 +192,14 @@ def analyze(model: Path, **flags: Any) -> None:
 @click.argument("reference", type=FILE, metavar="A")
 @click.argument("candidate", type=FILE, metavar="B")
 @DATA
+@HOST
 @click.option("--max-drop", type=POINTS, metavar="X", help="Fail past X points of accuracy.")
 @OUTPUT
 def compare(reference: Path, candidate: Path, **flags: Any) -> None:
-    """Measure the fidelity of B against A on the same samples."""
+    """Measure the fidelity of B against A on the same samples.
+
+    With --host or --trtexec the engine B runs there, on 64 samples unless --samples says more.
+    """
     from graphopt.verbs import run_compare
 
     run_compare(reference, candidate, flags, console(flags))

@@ -26,7 +26,7 @@ from graphopt.profiles import load_device
 from graphopt.quantize import placeholder_table, wanted_tensors
 from graphopt.recipe import Recipe
 from graphopt.report import Report, human
-from graphopt.wording import counted, printable, spell
+from graphopt.wording import counted, one_line, spell
 
 
 def inspect_engine(path: Path, ui: Console) -> None:
@@ -95,12 +95,12 @@ def _print_engine(value: Mapping[str, Any], path: Path, ui: Console) -> None:
         f"{human(value['bytes'], 'bytes')}"
     )
     for problem in value["problems"]:
-        ui.warn(printable(problem))
+        ui.warn(one_line(problem))
     if value["loads_here"]:
         ui.result("would load here, as far as its header and its sidecar tell")
     for reason in value["why_not"]:
         if reason not in value["problems"]:
-            ui.result(f"would not load here: {printable(reason)}")
+            ui.result(f"would not load here: {one_line(reason)}")
     layers = value["layers"]
     if layers is not None:
         count = "" if layers["count"] is None else f", {counted(layers['count'], 'layer')}"
@@ -109,7 +109,7 @@ def _print_engine(value: Mapping[str, Any], path: Path, ui: Console) -> None:
         ui.result(f"no sidecar ({sidecar_path(path).name}): where it came from is not known")
     for key, item in (value["sidecar"] or {}).items():
         if item not in (None, {}, [], ""):
-            ui.result(f"  {printable(key, 60)}: {printable(item, 1000)}")
+            ui.result(f"  {one_line(key, 60)}: {one_line(item, 1000)}")
     ui.result(value["trust"])
 
 

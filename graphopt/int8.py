@@ -90,6 +90,10 @@ def to_int8(
         table = joined_ranges(base, table)
     refined = _refined(plan, base, table, options, report, ui)
     exclude, found = wanted.exclude, None
+    if recipe.gate.asked and plan.implicit:
+        why = "TensorRT chooses the layers of implicit INT8 by itself"
+        report.decide("search", "none", why)
+        ui.warn(f"no layers are searched for that meet the limit: {why}; Q/DQ stands for it here")
     if recipe.gate.asked and not plan.unrunnable and not plan.implicit:
         done = None if finish is None else finish(base, table)
         found, table = _search(plan, base, refined, table, done, report, ui)
@@ -202,6 +206,8 @@ def _ranges(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Calib
         report.synthetic = report.synthetic or loaded.table.synthetic
         report.decide("ranges", recipe.quantize.table, f"a table of {loaded.origin}")
         ui.info(f"ranges from {recipe.quantize.table}: {loaded.table.method}")
+        if plan.implicit:
+            _say_lacking(model, loaded.table, ui)
         return loaded.table
     tensors = _to_calibrate(plan, model, recipe.quantize.exclude)
     if plan.implicit or plan.device.dla:
@@ -211,6 +217,18 @@ def _ranges(plan: BuildPlan, model: Model, report: Report, ui: Console) -> Calib
     for warning in table_warnings(table):
         ui.warn(warning)
     return table
+
+
+def _say_lacking(model: Model, table: CalibrationTable, ui: Console) -> None:
+    """Say which tensors have no range: TensorRT leaves the layers at those in floating point."""
+    every = activations(model)
+    lacking = [name for name in every if name not in table.ranges]
+    if lacking:
+        ui.warn(
+            f"the table has no range for {len(lacking)} of {len(every)} tensors (first "
+            f"'{lacking[0]}'): TensorRT may leave layers at those in floating point; --data in "
+            "place of --calibration measures all"
+        )
 
 
 def _to_calibrate(plan: BuildPlan, model: Model, exclude: tuple[str, ...]) -> list[str]:

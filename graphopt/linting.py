@@ -24,8 +24,10 @@ def lint_model(model: Model, options: BuildOptions) -> Lint:
     """
     if reader() is None:
         return lint(model, device=options.device)
+    # What else a build asks for, the parser that is here need not have.
+    asked = BuildOptions(options.device, options.shapes, precision=options.precision)
     try:
-        network = read_network(model, options)
+        network = read_network(model, asked)
     except GraphoptError as problem:
         found = lint(model, device=options.device)
         return replace(found, unread=(*found.unread, f"TensorRT's own network: {problem}"))

@@ -16,7 +16,7 @@ from graphopt.model import Model
 from graphopt.optimize import Optimized
 from graphopt.prepare import NO_GATE, BuildPlan
 from graphopt.profiles import LatencyProfile
-from graphopt.report import Metric, Report
+from graphopt.report import Metric, Report, engine_latency
 from graphopt.verify import Fidelity
 
 CPU_DIALECT = "onnxruntime"
@@ -39,6 +39,11 @@ class Outcome:
     def last(self) -> str:
         """The column of the model that ships: ``"fp32"``, ``"int8"`` or ``"int8+fp16"``."""
         return self.plan.precision
+
+    @property
+    def _by_flag(self) -> str:
+        """What to add where the engine, unlike the graph, may compute in FP16."""
+        return ", with FP16 where TensorRT chooses it" if self.plan.options.fp16 else ""
 
     def measure(
         self, files: Mapping[str, Path], engine: Artifact | None, report: Report, ui: Console
@@ -69,12 +74,14 @@ class Outcome:
         if self.bits is not None:
             weights[self.last] = stored_bytes(self.bits.model)
         report.metrics.append(Metric("ONNX size", "bytes", size))
-        report.metrics.append(
-            Metric("weights", "bytes", weights, "as the runtime holds them: quantized ones 1 byte")
-        )
+        held = "as the runtime holds them: quantized ones 1 byte"
+        if self.plan.implicit:
+            held = "if TensorRT, which chooses by itself, runs every layer in INT8 that it can"
+        report.metrics.append(Metric("weights", "bytes", weights, held))
         if engine is not None and engine.suffix != ".onnx":
             note = f"{engine.name}: weights, and kernels for every GPU it is built for"
             note = note if self.plan.engine.name == "tensorrt-rtx" else engine.name
+            note += self._by_flag
             report.metrics.append(
                 Metric("engine size", "bytes", {self.last: engine.stat().st_size}, note)
             )
@@ -132,12 +139,15 @@ class Outcome:
             ("SQNR", "dB", 1, sqnr),
         ):
             known = {n: scale * v for n, v in values.items() if v is not None and math.isfinite(v)}
-            if known and self.plan.implicit and self.last in known:
-                note = "Q/DQ stands for implicit INT8, whose layers TensorRT chooses by itself"
-            if known and name == "SQNR" and self.plan.request.recipe.quantize.fp16:
-                note = "; ".join(filter(None, [note, "a CPU computes part of fp16 in fp32"]))
+            notes = [note]
+            if self.plan.implicit and self.last in known:
+                notes.append("Q/DQ stands for implicit INT8, whose layers TensorRT chooses itself")
+            if self.plan.options.fp16:
+                notes.append("without FP16, which TensorRT chooses layers for by itself")
+            elif name == "SQNR" and self.plan.half:
+                notes.append("a CPU computes part of fp16 in fp32")
             if known:
-                report.metrics.append(Metric(name, unit, known, note))
+                report.metrics.append(Metric(name, unit, known, "; ".join(filter(None, notes))))
 
     def _warn_of_nan(self, ui: Console) -> None:
         if self.fidelity["fp32"].total.nonfinite_a:
@@ -156,7 +166,7 @@ class Outcome:
             "fp32": self.done.model,
         }
         note = "this CPU, ONNX Runtime, median"
-        if self.bits is not None and self.plan.request.recipe.quantize.fp16:
+        if self.bits is not None and self.plan.half:
             note += "; a CPU computes fp16 by way of fp32, so that is not timed"
         if self.bits is not None and self.bits.for_cpu is not None:
             candidates[self.last] = self.bits.for_cpu
@@ -172,12 +182,8 @@ class Outcome:
 
     def _device_latency(self, profile: LatencyProfile, report: Report) -> None:
         """Take over what the engine took on its own device."""
-        where = profile.environment
         report.latency["engine"] = profile.to_json()
-        note = f"{where.get('gpu', 'the device')}, {where.get('clock', '')}, median, "
-        note += f"batch {profile.batch}"
-        values = {self.last: profile.percentile(50)}
-        report.metrics.append(Metric("engine latency", "ms", values, note))
+        report.metrics.append(engine_latency(profile, self.last, also=self._by_flag))
 
     def gate(self, report: Report) -> str:
         """Hold the result against its limits; return what failed, or an empty string.

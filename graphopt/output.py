@@ -11,7 +11,8 @@ from pathlib import Path
 from graphopt.errors import GateError, GraphoptError, OutputExistsError
 from graphopt.files import output_error, scratch_beside, sha256, uninterrupted
 
-REPORT = "report.json"
+MODEL, REPORT, RECIPE = "model.onnx", "report.json", "recipe.toml"
+TABLE, CACHE = "calibration.json", "calibration.cache"
 
 
 def check_free(folder: Path, *, force: bool) -> None:

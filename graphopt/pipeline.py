@@ -12,21 +12,21 @@ from graphopt.channels import ChannelAnalysis, PrunePlan
 from graphopt.channels.allocation.limits import unmatched
 from graphopt.console import Console
 from graphopt.engines import Artifact, GpuCalibration
-from graphopt.engines.releases import release_of
+from graphopt.engines.releases import release_of, spell_version
+from graphopt.engines.shapes import input_facts
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.errors import GateError
-from graphopt.files import sha256, write_text
+from graphopt.files import write_text
 from graphopt.linting import lint_model, say_lint
 from graphopt.model import Model
 from graphopt.optimize import Optimized, optimize
 from graphopt.outcome import Outcome
-from graphopt.output import staged
+from graphopt.output import CACHE, MODEL, RECIPE, TABLE, staged
 from graphopt.prepare import BuildPlan, Request, prepare
 from graphopt.recipe import Prune, Recipe
-from graphopt.report import Report, versions
+from graphopt.report import Report, origin
 from graphopt.runtime import open_session
 
-FP32, TABLE, CACHE = "model.onnx", "calibration.json", "calibration.cache"
 SIMULATED = "model.simulated.onnx"
 ENGINE_STEM, TENSORRT = "model", "tensorrt"
 
@@ -60,14 +60,15 @@ def build(request: Request, ui: Console | None = None) -> Report:
             done = replace(done, model=bits.base)
             request = replace(request, recipe=_found(request.recipe, bits))
             report.recipe = request.recipe.model_dump(mode="json")
-        onnx = {"fp32": files.save_model("onnx-fp32", FP32, done.model)}
+        onnx = {"fp32": files.save_model("onnx-fp32", MODEL, done.model)}
         if done.plan is not None:
             files.save_text("prune-plan", "prune-plan.json", done.plan.to_json())
         if bits is not None:
             onnx[plan.precision] = files.save_bits(plan, bits)
-        files.save_text("recipe", "recipe.toml", request.recipe.to_toml())
+        files.save_text("recipe", RECIPE, request.recipe.to_toml())
         for_tensorrt = plan.engine.dialect == TENSORRT
         _mind_opset(plan, done.model if bits is None or plan.implicit else bits.model, ui)
+        _mind_cache(plan, ui)
         wanted = request.recipe.quantize
         explicit = (wanted.int8 or wanted.weights) and not plan.implicit
         if bits is not None and explicit and for_tensorrt:
@@ -130,7 +131,7 @@ class _Files:
 
     def save_bits(self, plan: BuildPlan, bits: Bits) -> Path:
         """Save the model in fewer bits, with the ranges it was made with; return what ships."""
-        shipped = self.folder / FP32
+        shipped = self.folder / MODEL
         if plan.implicit:
             # For people to look at, and for compare: what ships is model.onnx and the cache.
             self.save_model("onnx-simulated", SIMULATED, bits.model)
@@ -242,19 +243,12 @@ def _build_engine(
         artifact = engine.build(shipped, folder / f"{ENGINE_STEM}{engine.suffix}", options)
         stage.facts = dict(artifact.facts)
     calibrated = bits is not None and bits.table is not None
-    preprocess = (plan.calibration or plan.evaluation).preprocess
     facts: dict[str, Any] = {
         **artifact.facts,
         "engine": engine.name,
+        "inputs": input_facts(shipped),
         "dialect": engine.dialect if calibrated and not plan.implicit else None,
-        "onnx_sha256": sha256(onnx),
-        "calibration_sha256": sha256(folder / TABLE) if calibrated else None,
-        "recipe_sha256": sha256(folder / "recipe.toml"),
-        "source": plan.request.model.name,
-        "source_digest": report.source["digest"],
-        "preprocessing": None if preprocess is None else preprocess.to_json(),
-        "synthetic": report.synthetic,
-        "versions": versions(),
+        **origin(folder, onnx, report.source, synthetic=report.synthetic),
     }
     report.add_artifact("engine", artifact.path)
     report.add_artifact("sidecar", write_sidecar(artifact.path, facts))
@@ -283,4 +277,13 @@ def _mind_opset(plan: BuildPlan, model: Model, ui: Console) -> None:
         ui.warn(
             f"the model is of opset {model.opset}, and the oldest TensorRT for "
             f"{plan.device.name} parses up to {safe}: --trt-version names the one that it has"
+        )
+
+
+def _mind_cache(plan: BuildPlan, ui: Console) -> None:
+    """Say so where the TensorRT that is there may not take the calibration cache for its own."""
+    if plan.implicit and not plan.request.build_engine and not plan.cache_is_sure:
+        ui.warn(
+            f"{CACHE} is headed for TensorRT {spell_version(plan.cache_version)}, and no other "
+            "reads it: --trt-version names the one that is there (a bundle heads it by itself)"
         )

@@ -124,7 +124,19 @@ class BuildPlan:
     @property
     def cache_version(self) -> Version:
         """The TensorRT that a calibration cache is written for."""
-        return self.target.version or self.device.oldest_tensorrt or CACHE_VERSION
+        version = self.target.version or self.device.oldest_tensorrt or CACHE_VERSION
+        # Of 8.5 alone there never was a patch 0; it stands for any.
+        return CACHE_VERSION if version == (*CACHE_VERSION[:2], 0) else version
+
+    @property
+    def cache_is_sure(self) -> bool:
+        """Whether no other TensorRT can be meant than the one a cache is written for."""
+        device, version = self.device, self.target.version
+        if version is None:
+            only = device.oldest_tensorrt
+            return only is not None and only == device.newest_tensorrt
+        # Before 10 a version without its patch, like 8.5, names none that there is.
+        return version[0] >= 10 or version[2] > 0
 
     @property
     def aids(self) -> Aids:
@@ -152,7 +164,8 @@ class BuildPlan:
             shapes=self.shapes,
             more_shapes=self.more_shapes,
             precision=self.precision,
-            fp16=recipe.quantize.fp16 and not self.target.fp16_in_graph,
+            # Beside implicit INT8, what TensorRT leaves out of it is to be no slower than FP16.
+            fp16=(recipe.quantize.fp16 or self.implicit) and not self.target.fp16_in_graph,
         )
 
 
@@ -186,6 +199,8 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     preprocess = load_preprocess(recipe.data.preprocess) if recipe.data.preprocess else None
     calibration = _calibration(model, recipe, preprocess, report, ui)
     evaluation = _evaluation(model, recipe, preprocess, calibration, report, ui)
+    done_before = (calibration or evaluation).preprocess
+    report.source["preprocessing"] = None if done_before is None else done_before.to_json()
     align = recipe.prune.align
     if align is None and recipe.prune.asked and recipe.prune.plan is None:
         align, why = choose_align(model, recipe, device)

@@ -14,7 +14,9 @@ from typing import Any
 import graphopt
 from graphopt.files import dump_json, sha256, write_text
 from graphopt.machine import installed_version
+from graphopt.output import RECIPE, REPORT, TABLE
 from graphopt.passes.base import PassResult
+from graphopt.profiles import LatencyProfile
 
 SCHEMA = 1
 KINDS = (
@@ -88,6 +90,11 @@ class Metric:
     values: Mapping[str, float | int]
     note: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        values = dict(self.values)
+        return {"name": self.name, "unit": self.unit, "values": values, "note": self.note}
+
 
 @dataclass(slots=True)
 class Report:
@@ -146,10 +153,7 @@ class Report:
             "recipe": self.recipe,
             "decisions": self.decisions,
             "stages": [stage.to_json() for stage in self.stages],
-            "metrics": [
-                {"name": m.name, "unit": m.unit, "values": dict(m.values), "note": m.note}
-                for m in self.metrics
-            ],
+            "metrics": [m.to_json() for m in self.metrics],
             "dla": self.dla,
             "lint": self.lint,
             "fidelity": self.fidelity,
@@ -162,7 +166,7 @@ class Report:
 
     def save(self, folder: Path) -> Path:
         """Write ``report.json`` into ``folder``."""
-        return write_text(folder / "report.json", dump_json(self.to_json()))
+        return write_text(folder / REPORT, dump_json(self.to_json()))
 
 
 def versions() -> dict[str, str]:
@@ -183,6 +187,40 @@ def versions() -> dict[str, str]:
             found[name] = version
     found["platform"] = f"{sys.platform}-{platform.machine()}"
     return found
+
+
+def engine_latency(profile: LatencyProfile, column: str, *, also: str = "") -> Metric:
+    """Return what an engine took on its own device, as a figure of the report."""
+    where = profile.environment
+    note = (
+        f"{where.get('gpu', 'the device')}, TensorRT {where.get('engine_version', 'unknown')}, "
+        f"{where.get('clock', '')}, median, batch {profile.batch}{also}"
+    )
+    return Metric("engine latency", "ms", {column: profile.p50}, note)
+
+
+def origin(
+    folder: Path, onnx: Path, source: Mapping[str, Any], *, synthetic: bool
+) -> dict[str, Any]:
+    """Return what an engine was built from, for its sidecar.
+
+    Args:
+        folder: the output, whose recipe and table it was.
+        onnx: the model that ships.
+        source: the report's.
+        synthetic: whether the calibration data was made up.
+    """
+    table, recipe = folder / TABLE, folder / RECIPE
+    return {
+        "source": source.get("name"),
+        "source_digest": source.get("digest"),
+        "onnx_sha256": sha256(onnx),
+        "calibration_sha256": sha256(table) if table.is_file() else None,
+        "recipe_sha256": sha256(recipe) if recipe.is_file() else None,
+        "preprocessing": source.get("preprocessing"),
+        "synthetic": synthetic,
+        "versions": versions(),
+    }
 
 
 def human(value: float, unit: str) -> str:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.console import Console
 from graphopt.errors import DataError, GateError, OutputExistsError, UsageError
 from graphopt.files import dump_json, output_error, scratch_beside
+from graphopt.output import REPORT
 from graphopt.recipe import DEFAULT_SAMPLES, Recipe, parse_one_profile, parse_shapes
 
 if TYPE_CHECKING:
     from graphopt.data import Dataset
+    from graphopt.engines.trtexec.values import TrtexecSession
     from graphopt.graph import Shape
     from graphopt.model import Inputs
+    from graphopt.verify import Runner
+
+SAMPLES_BY_TRTEXEC = 64
+"""``--samples`` where it is not given and each batch is a run of trtexec, which loads the engine."""
 
 
 def recipe_of(flags: Mapping[str, Any]) -> Recipe:
@@ -108,7 +114,7 @@ def run_build(model: Path, flags: dict[str, Any], ui: Console, *, engine: bool) 
     try:
         report = build(request, ui).to_json()
     except GateError as problem:
-        failure, report = problem, json.loads((out / "report.json").read_text(encoding="utf-8"))
+        failure, report = problem, json.loads((out / REPORT).read_text(encoding="utf-8"))
     if ui.json:
         ui.raw(dump_json(report))
     else:
@@ -177,20 +183,32 @@ def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
 
 def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt compare``."""
+    from graphopt.engines.trtexec.engine import Trtexec
     from graphopt.opening import opened
-    from graphopt.verify import compare
+    from graphopt.verify import BATCH, compare
 
     if not flags["data"]:
         raise DataError(
             "compare needs --data", hint="for example --data images/ --preprocess cifar"
         )
+    batch = BATCH
     with ExitStack() as stack:
         session_a = stack.enter_context(opened(a, faithful=True, warn=ui.warn))
-        session_b = stack.enter_context(opened(b, faithful=True, warn=ui.warn))
-        data = open_samples(flags, common_inputs(session_a.inputs(), session_b.inputs()))
+        if flags["host"] or flags["trtexec"]:
+            engine = Trtexec(flags["host"], flags["trtexec"])
+            there = stack.enter_context(
+                engine.open(b, reference=session_a.inputs(), say=ui.info, warn=ui.warn)
+            )
+            few = {**flags, "samples": flags["samples"] or SAMPLES_BY_TRTEXEC}
+            data = open_samples(few, common_inputs(session_a.inputs(), there.inputs()))
+            data, run_b, batch = _by_trtexec(there, data, stack, ui)
+        else:
+            session_b = stack.enter_context(opened(b, faithful=True, warn=ui.warn))
+            data = open_samples(flags, common_inputs(session_a.inputs(), session_b.inputs()))
+            run_b = session_b.run
         ui.info(f"data: {data.summary()}")
         advance = stack.enter_context(ui.progress("comparing", len(data)))
-        result = compare(session_a.run, session_b.run, data, progress=advance)
+        result = compare(session_a.run, run_b, data, batch=batch, progress=advance)
     if ui.json:
         ui.raw(dump_json(result.to_json()))
     else:
@@ -202,6 +220,29 @@ def run_compare(a: Path, b: Path, flags: dict[str, Any], ui: Console) -> None:
             raise UsageError("--max-drop needs labels, or an output of class scores")
         if drop > flags["max_drop"] + 1e-9:
             raise GateError(f"fell by {drop:.2f} points; --max-drop allows {flags['max_drop']:g}")
+
+
+def _by_trtexec(
+    there: TrtexecSession, data: Dataset, stack: ExitStack, ui: Console
+) -> tuple[Dataset, Runner, int]:
+    """Return the samples that trtexec can be given, what runs each batch there, and its size.
+
+    Many batches are run ahead in one job, so the samples are read twice.
+    """
+    from graphopt.engines.trtexec.values import told_digits
+
+    batch = data.batch_size(there.batch)
+    odd = len(data) % batch
+    if odd < there.least and odd:
+        if odd == len(data):
+            raise DataError(
+                f"the engine takes {there.least} samples at a time at least, and there are {odd}"
+            )
+        ui.info(f"the last {odd} samples are left out: the engine takes {there.least} at least")
+        data = replace(data, indices=data.indices[:-odd])
+    ui.info(f"{-(-len(data) // batch)} runs of {batch} samples; {told_digits()}")
+    values = stack.enter_context(closing(there.values(data.batches(batch))))
+    return data, lambda _: next(values), batch
 
 
 def run_devices(ui: Console) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from graphopt.console import Console
 from graphopt.errors import GateError, UsageError
 from graphopt.files import dump_json, scratch_beside
+from graphopt.output import RECIPE, REPORT
 from graphopt.recipe import Recipe
 from graphopt.verbs import recipe_of, refuse_overwrite
-from graphopt.wording import printable
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.bundle.pack import Bundle
@@ -48,7 +49,7 @@ def run_bundle(model: Path, flags: dict[str, Any], ui: Console) -> None:
         folder = scratch / "build"
         failure = _optimize(model, recipe, folder, ui)
         bundle = pack(folder, out)
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     _show(bundle, report, ui)
     if failure is not None:
         raise failure
@@ -70,7 +71,7 @@ def run_import_results(results: Path, flags: dict[str, Any], ui: Console) -> Non
     told = taken.results.told
     where = " ".join((told.get("model") or told.get("gpu") or "the device").split())
     version = ".".join(map(str, taken.results.version))
-    ui.result(f"built on {printable(where, 80)}, TensorRT {version}, from this bundle")
+    ui.result(f"built on {one_line(where, 80)}, TensorRT {version}, from this bundle")
     if taken.latency is not None:
         profile = taken.latency
         row = [f"{profile.mean:.3f}", *(f"{profile.percentile(q):.3f}" for q in (50, 90, 99))]
@@ -118,7 +119,7 @@ def _bundle_folder(folder: Path, asked: Recipe, flags: Mapping[str, Any], ui: Co
     from graphopt.engines.sidecar import read_json
     from graphopt.profiles import load_device
 
-    made = Recipe.load(folder / "recipe.toml") if (folder / "recipe.toml").is_file() else Recipe()
+    made = Recipe.load(folder / RECIPE) if (folder / RECIPE).is_file() else Recipe()
     device = load_device(made.engine.device)
     if asked.engine.device != Recipe().engine.device:
         wanted = load_device(asked.engine.device)
@@ -138,14 +139,14 @@ def _bundle_folder(folder: Path, asked: Recipe, flags: Mapping[str, Any], ui: Co
     if flags["dry_run"]:
         raise UsageError("--dry-run says what a build would do, and this one is done")
     name = "model"
-    if (folder / "report.json").is_file():
-        report = read_json(folder / "report.json", "report written by graphopt")
+    if (folder / REPORT).is_file():
+        report = read_json(folder / REPORT, "report written by graphopt")
         source = report.get("source") if isinstance(report, dict) else None
         name = str(source.get("name", name)) if isinstance(source, dict) else name
     out = flags["output"] or Path(f"{bundle_name(name, device.name)}.tar.gz")
     refuse_overwrite(out, flags["force"])
     bundle = pack(folder, out)
-    _show(bundle, json.loads((folder / "report.json").read_text(encoding="utf-8")), ui)
+    _show(bundle, json.loads((folder / REPORT).read_text(encoding="utf-8")), ui)
 
 
 def _show(bundle: Bundle, report: Mapping[str, Any], ui: Console) -> None:

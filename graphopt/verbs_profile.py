@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt.console import Console
 from graphopt.errors import UsageError
 from graphopt.files import dump_json, write_text
-from graphopt.recipe import Recipe, parse_one_profile
+from graphopt.recipe import parse_one_profile
 from graphopt.verbs import open_samples, refuse_overwrite
 from graphopt.wording import spell
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from graphopt.profiles import LatencyProfile
 
 Sizes = Mapping[str, tuple[int, ...]]
-Dims = tuple[int | None, ...]
 
 
 def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
@@ -72,14 +71,11 @@ def _here(path: Path, fixed: Sizes, flags: Mapping[str, Any], ui: Console) -> La
 
 def _by_trtexec(path: Path, fixed: Sizes, flags: Mapping[str, Any], ui: Console) -> LatencyProfile:
     """Time it by trtexec, there or here, on values that trtexec makes up."""
-    from graphopt.engine_options import TRTEXEC, make_engine
     from graphopt.engines.trtexec.engine import Timing, Trtexec
 
     if flags["data"]:
         raise UsageError("trtexec makes its inputs up: leave --data out")
-    asked = {"name": TRTEXEC, "host": flags["host"], "trtexec": flags["trtexec"]}
-    engine = make_engine(TRTEXEC, Recipe().override({"engine": asked}))
-    assert isinstance(engine, Trtexec)
+    engine = Trtexec(flags["host"], flags["trtexec"])
     # trtexec counts in whole milliseconds and seconds.
     timing = Timing(ceil(flags["warm_up"]), max(1, ceil(flags["duration"])), flags["iterations"])
     return engine.time(
@@ -98,7 +94,9 @@ def _sizes(path: Path, fixed: Sizes, batch: int | None) -> Sizes:
     Raises:
         UsageError: the batch is fixed, or nothing tells the shapes.
     """
-    known = _known_inputs(path)
+    from graphopt.engines.known import known_inputs
+
+    known = known_inputs(path)
     if batch is not None and not known and not fixed:
         raise UsageError(
             f"--batch {batch}: no sidecar beside {path.name} tells its inputs: give --opt-shapes"
@@ -121,23 +119,3 @@ def _sizes(path: Path, fixed: Sizes, batch: int | None) -> Sizes:
             )
         sizes[name] = tuple(d for d in whole if d is not None)
     return sizes
-
-
-def _known_inputs(path: Path) -> dict[str, tuple[Dims, Dims | None]]:
-    """Return input name -> (its shape, None where open; the shape it was tuned for, or None)."""
-    from graphopt.engines.header import is_engine
-    from graphopt.engines.sidecar import read_sidecar, sidecar_path
-    from graphopt.model import Model
-
-    if not is_engine(path):
-        return {
-            name: (tuple(d if isinstance(d, int) else None for d in shape), None)
-            for name, (_, shape) in Model.load(path).inputs().items()
-        }
-    if not sidecar_path(path).exists():
-        return {}
-    found: dict[str, tuple[Dims, Dims | None]] = {}
-    for name, sizes in (read_sidecar(path).get("shapes") or {}).items():
-        low, tuned, high = (tuple(sizes[key]) for key in ("min", "opt", "max"))
-        found[name] = (tuple(a if a == b else None for a, b in zip(low, high, strict=True)), tuned)
-    return found

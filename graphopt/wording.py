@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+# ECMA-48: control sequences, operating system commands, and the short ones.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -~])")
 
 
 def spell(shape: Iterable[Any] | None) -> str:
@@ -27,18 +31,14 @@ def one_of(names: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def one_line(problem: object, most: int = 300) -> str:
-    """Return an error or a text in one line of at most ``most`` characters.
+def one_line(text: object, most: int = 300) -> str:
+    """Return an error, or a text from elsewhere, in one line that does nothing to a terminal.
 
-    An error without a message is told by its type.
+    What comes from a model, a file or another machine may hold anything. Escape sequences, with
+    which it could rewrite the terminal, are left out; other control characters and what cannot be
+    encoded become ``?``; it ends after ``most`` characters. An error without a message is told by
+    its type.
     """
-    return " ".join(str(problem).split())[:most] or type(problem).__name__
-
-
-def printable(text: object, most: int = 300) -> str:
-    """Return a text from elsewhere in one line that does nothing to a terminal.
-
-    Control characters and what cannot be encoded become ``?``; it ends after ``most`` characters.
-    """
-    line = " ".join(str(text)[: 4 * most].split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:most]
+    bare = _ESCAPES.sub("", str(text)[: 4 * most])
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(bare.split()))[:most]
+    return line or (type(text).__name__ if isinstance(text, BaseException) else "")

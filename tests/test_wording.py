@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.wording import counted, one_line, printable, spell
+from graphopt.wording import counted, one_line, spell
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,11 @@ def test_errors_become_one_line():
 
 
 def test_texts_from_elsewhere_do_nothing_to_a_terminal():
-    assert printable("\x1b[2Ja\nb\u202ec \ud800\x00") == "?[2Ja b?c ??"
-    assert printable(" a  b " * 500, 9) == "a b a b a"
-    assert printable(["x\n"]) == "['x\\n']"
+    assert one_line("\x1b[2Ja\nb\u202ec \ud800\x00") == "a b?c ??"
+    assert one_line(" a  b " * 500, 9) == "a b a b a"
+    assert one_line(["x\n"]) == "['x\\n']"
+    assert (
+        one_line("\x1b]0;title\x07ok \x1b[31mred\x1b[0m\r\n\x9b1m\u202eback") == "ok red ?1m?back"
+    )
+    assert one_line(ValueError("\x1b[2J\n")) == "ValueError"
+    assert one_line("\x1b[2J\n") == ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from graphopt.engines.remote.link import LinkLost, shown
+from graphopt.engines.remote.link import LinkLost
 from graphopt.errors import EnvironmentProblem
+from graphopt.wording import one_line
 
 # The first that is found decides. What a person has to see to is no lost link; what may pass is,
 # once there was a connection.
@@ -62,10 +63,10 @@ def problem_of(where: str, said: str, *, met: bool) -> EnvironmentProblem:
         )
     if found := re.search(r"permission denied \((?P<how>[^)]{1,120})\)", text, re.I):
         return EnvironmentProblem(
-            f"{where} lets this user not in ({shown(found['how'])}): check the user's name, and "
+            f"{where} lets this user not in ({one_line(found['how'])}): check the user's name, and "
             f"try ssh {where}; ssh-copy-id puts a key there"
         )
-    lines = [shown(line) for line in text.splitlines() if shown(line)]
+    lines = [one_line(line) for line in text.splitlines() if one_line(line)]
     for pattern, message in (*_LASTING, *_PASSING):
         for line in lines:
             if found := re.search(pattern, line, re.I):
@@ -80,7 +81,7 @@ def problem_of(where: str, said: str, *, met: bool) -> EnvironmentProblem:
 
 def nothing_ran(where: str, status: int, said: str) -> EnvironmentProblem:
     """Return what to raise where the login worked and no script began."""
-    why = shown(said) or f"exit status {status}"
+    why = one_line(said) or f"exit status {status}"
     if status in (126, 127) or "not found" in said:
         return EnvironmentProblem(f"{where} has no POSIX sh on its PATH: {why}")
     return EnvironmentProblem(
@@ -93,8 +94,8 @@ def _changed(where: str, text: str) -> EnvironmentProblem:
     """Tell of a host key that is not the one known; never how to get round it unseen."""
     line = re.search(r"Offending .* key in (?P<file>.+):(?P<line>\d+)", text)
     name = re.search(r"Host key for (?P<name>\S+) has changed", text)
-    place = f" ({shown(line['file'])}:{line['line']})" if line else ""
-    key = shown(name["name"]) if name else "HOST"
+    place = f" ({one_line(line['file'])}:{line['line']})" if line else ""
+    key = one_line(name["name"]) if name else "HOST"
     return EnvironmentProblem(
         f"{where}: its host key is not the one known here{place}: someone may be listening in. "
         "Only if it was set up anew, and its fingerprint compared: "

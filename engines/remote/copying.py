@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from graphopt.engines.remote.link import Done, LinkLost, Progress, shown
+from graphopt.engines.remote.link import Done, LinkLost, Progress
 from graphopt.errors import EnvironmentProblem, OutputError, UsageError
 from graphopt.files import output_error, sha256
+from graphopt.wording import one_line
 
 PIECE = 1 << 16
 
@@ -126,7 +127,7 @@ def _put(link: Channel, local: Path, remote: str, progress: Progress | None, clo
             _settle(link, remote, clock)
             return
     raise EnvironmentProblem(
-        f"{shown(remote)} on {link.where} is not what was sent, twice over: "
+        f"{one_line(remote)} on {link.where} is not what was sent, twice over: "
         f"did {local} change meanwhile? If not, that disk or link is faulty"
     )
 
@@ -155,7 +156,7 @@ def get(link: Channel, remote: str, local: Path, progress: Progress | None, limi
                 part.replace(local)
                 return
         raise EnvironmentProblem(
-            f"{shown(remote)} on {link.where} did not arrive as it is there, twice over: "
+            f"{one_line(remote)} on {link.where} did not arrive as it is there, twice over: "
             "is it still being written?"
         )
     except LinkLost:
@@ -176,11 +177,11 @@ def _absolute(remote: str) -> None:
 def _there_already(link: Channel, remote: str, size: int, clock: Clock) -> int:
     """Return where to go on, a multiple of :data:`PIECE`; refuse where there is no room."""
     done = link.run(_BEFORE_PUT, remote, limit_s=clock.left())
-    folder = shown(remote.rpartition("/")[0] or "/")
+    folder = one_line(remote.rpartition("/")[0] or "/")
     if done.status == _NO_FOLDER:
         raise OutputError(f"{link.where} has no folder {folder}")
     if done.status == _IS_FOLDER:
-        raise OutputError(f"{shown(remote)} on {link.where} is a folder")
+        raise OutputError(f"{one_line(remote)} on {link.where} is a folder")
     first, _, rest = done.stdout.lstrip().partition("\n")
     if done.status or not first.strip().isdigit():
         raise _refused(link, remote, done.status, done.stderr)
@@ -251,7 +252,7 @@ def _announced(link: Channel, remote: str, clock: Clock) -> tuple[int, str]:
     """Return the size and SHA-256 that a file has over there."""
     done = link.run(_BEFORE_GET, remote, limit_s=clock.left())
     if done.status == _NO_FILE:
-        raise EnvironmentProblem(f"{link.where} has no file {shown(remote)}")
+        raise EnvironmentProblem(f"{link.where} has no file {one_line(remote)}")
     found = _size_and_digest(done.stdout)
     if done.status or found is None:
         raise _refused(link, remote, done.status, done.stderr, verb="read")
@@ -275,7 +276,7 @@ def _receive(
         nonlocal at
         if at + len(data) > size:
             raise EnvironmentProblem(
-                f"{link.where} sends more of {shown(remote)} than the {size} bytes it has: "
+                f"{link.where} sends more of {one_line(remote)} than the {size} bytes it has: "
                 "is it still being written?"
             )
         stream.write(data)
@@ -320,7 +321,7 @@ def _kib(table: str) -> int | None:
 
 
 def _full(link: Channel, remote: str, room: int | None, size: int) -> OutputError:
-    folder = shown(remote.rpartition("/")[0] or "/")
+    folder = one_line(remote.rpartition("/")[0] or "/")
     free = "" if room is None else f" ({room / 1024:.0f} MiB free)"
     return OutputError(
         f"no space left on {link.where} in {folder}{free} for {size / (1 << 20):.1f} MiB: "
@@ -336,10 +337,10 @@ def _refused(
             f"{link.where} has none of sha256sum, shasum and openssl: copies cannot be checked"
         )
     if status > 128 and not said.strip():
-        return LinkLost(f"what copied {shown(remote)} on {link.where} was killed")
+        return LinkLost(f"what copied {one_line(remote)} on {link.where} was killed")
     kind = OutputError if verb == "write" else EnvironmentProblem
-    why = shown(said) or f"exit status {status}"
-    return kind(f"cannot {verb} {shown(remote)} on {link.where}: {why}")
+    why = one_line(said) or f"exit status {status}"
+    return kind(f"cannot {verb} {one_line(remote)} on {link.where}: {why}")
 
 
 def _tell(progress: Progress | None, at: int, size: int) -> None:

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from graphopt.engines.remote.link import shown
 from graphopt.errors import UsageError
+from graphopt.wording import one_line
 
 # Names that reach a shell through %h and %r of somebody's ProxyCommand: no character means
 # anything there. ssh of 9.6 and later refuses such names too; earlier ones do not.
@@ -69,11 +69,13 @@ def parse_host(text: str) -> Host:
             text,
             "ssh takes no password there: use a key or ssh-agent"
             if password
-            else f"{shown(user)!r} is no user's name",
+            else f"{one_line(user)!r} is no user's name",
         )
     name, port = _split(text, place)
     if not (_is_address(name) or _NAME.fullmatch(name)):
-        raise _wrong(text, f"{shown(name, 80)!r} is no host's name" if name else "no host is named")
+        raise _wrong(
+            text, f"{one_line(name, 80)!r} is no host's name" if name else "no host is named"
+        )
     return Host(name, user or None, port)
 
 
@@ -91,7 +93,7 @@ def _split(text: str, place: str) -> tuple[str, int | None]:
     if port is None:
         return name, None
     if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
-        raise _wrong(text, f"{shown(port, 40)!r} is no port (1 to 65535)")
+        raise _wrong(text, f"{one_line(port, 40)!r} is no port (1 to 65535)")
     return name, int(port)
 
 
@@ -108,4 +110,4 @@ def _is_address(name: str) -> bool:
 
 
 def _wrong(text: str, why: str) -> UsageError:
-    return UsageError(f"--host {shown(text, 120)!r}: {why}", hint=_EXAMPLES)
+    return UsageError(f"--host {one_line(text, 120)!r}: {why}", hint=_EXAMPLES)

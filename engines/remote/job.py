@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from graphopt.errors import UsageError
 from graphopt.files import sha256
 
 
@@ -57,8 +58,19 @@ class Job:
                 raise ValueError(f"not a name for a cache: {own!r}")
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of each input, in the order of names."""
-        return {name: sha256(self.inputs[name]) for name in sorted(self.inputs)}
+        """Return the SHA-256 of each input, in the order of names.
+
+        Raises:
+            UsageError: one cannot be read.
+        """
+        found = {}
+        for name in sorted(self.inputs):
+            try:
+                found[name] = sha256(self.inputs[name])
+            except OSError as problem:
+                why = problem.strerror or problem
+                raise UsageError(f"cannot read {self.inputs[name]}: {why}") from problem
+        return found
 
     def identity(self, digests: Mapping[str, str]) -> str:
         """Return what makes two requests the same: a digest of words, inputs and outputs."""

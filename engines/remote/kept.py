@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from graphopt.engines.remote.link import shown
+from graphopt.wording import one_line
 
 FIRST = 256 << 10
 LAST = 2 << 20
@@ -29,7 +29,7 @@ class Log:
         """Take whole lines."""
         for raw in text.removesuffix("\n").split("\n") if text else []:
             indent = raw[: len(raw) - len(raw.lstrip(" \t"))][:64].expandtabs()
-            line = indent + shown(raw, LONGEST_LINE)
+            line = indent + one_line(raw, LONGEST_LINE)
             self._keep(line)
             self._on_line(line)
 

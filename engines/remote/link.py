@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Protocol
 
 from graphopt.errors import EnvironmentProblem
-from graphopt.wording import one_line
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are there."""
@@ -25,7 +24,6 @@ Progress = Callable[[int, int], None]
 LONGEST = 120_000
 # What every login shell (sh, csh, fish) takes literally between single quotes.
 _UNSAFE = re.compile(rb"[^ -&(-\[\]-~]|!")
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -~])")
 
 
 class LinkLost(EnvironmentProblem):
@@ -66,7 +64,8 @@ class Link(Protocol):
         """Run ``script``; hand over each line it prints on stdout as it comes.
 
         Returns its exit status. What it prints on stderr is dropped: write ``2>&1`` to have it.
-        Lines have lost their end, and may hold control characters: :func:`shown` is for display.
+        Lines have lost their end, and may hold control characters:
+        :func:`~graphopt.wording.one_line` is for display.
         """
 
     def put(
@@ -113,14 +112,3 @@ def quoted(script: str, words: Sequence[str]) -> str:
     if len(told) > LONGEST:
         raise ValueError(f"{len(told)} bytes are too long for one command")
     return f"exec sh -c 'eval \"$(printf %b \"$1\")\"' sh '{told}'"
-
-
-def shown(text: str, most: int = 300) -> str:
-    """Return what a machine printed as one line that is safe to display.
-
-    Escape sequences and control characters, with which a hostile machine could rewrite the
-    terminal, are left out; of nothing printable nothing is left.
-    """
-    bare = _ESCAPES.sub("", text)
-    plain = "".join(c if c.isprintable() else " " for c in bare).strip()
-    return one_line(plain, most) if plain else ""

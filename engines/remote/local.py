@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graphopt.engines.remote.link import LinkLost, shown
+from graphopt.engines.remote.link import LinkLost
 from graphopt.engines.remote.scripted import ScriptLink
 from graphopt.engines.remote.talk import Frame
 from graphopt.errors import EnvironmentProblem
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.engines.remote.link import Link
@@ -32,7 +33,7 @@ class LocalLink(ScriptLink):
     def _failed(self, status: int, out: Frame, err: Frame) -> Exception:
         if out.begun:
             return LinkLost("the shell that ran a script on this machine was killed")
-        said = shown(err.outside.text()) or f"exit status {status}"
+        said = one_line(err.outside.text()) or f"exit status {status}"
         return EnvironmentProblem(f"sh does not run on this machine: {said}")
 
 

@@ -6,8 +6,8 @@ import re
 import time
 from collections.abc import Callable
 
-from graphopt.engines.remote.link import shown
 from graphopt.errors import EnvironmentProblem
+from graphopt.wording import one_line
 
 _HELD = re.compile(r"held (\d{1,10}) (\d{1,10}) (\S+) ?(.*)")
 
@@ -17,10 +17,10 @@ def spell_holder(text: str) -> str:
     if found := _HELD.fullmatch(text.strip()):
         pid, seconds, user, what = found.groups()
         since = time_span(int(seconds))
-        doing = f": {shown(what, 80)}" if shown(what) else ""
-        return f"{shown(user, 40)} (process {pid} there) has had it for {since}{doing}"
+        doing = f": {one_line(what, 80)}" if one_line(what) else ""
+        return f"{one_line(user, 40)} (process {pid} there) has had it for {since}{doing}"
     if text.startswith("blocked "):
-        return f"{shown(text[8:], 200)} is in the way: have it removed there"
+        return f"{one_line(text[8:], 200)} is in the way: have it removed there"
     return "it is taken"
 
 

@@ -18,7 +18,7 @@ from graphopt.engines.safety import Place, gpu_fact
 from graphopt.errors import EnvironmentProblem
 from graphopt.profiles import DeviceProfile, devices, load_device
 from graphopt.profiles.host import Gpu
-from graphopt.wording import printable
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.engines.remote.link import Link
@@ -178,7 +178,7 @@ def run_probe(link: Link, *, trtexec: str = "", folder: str = "", limit_s: float
     done = link.run(script, trtexec, folder, mark, limit_s=limit_s)
     values = parse(done.stdout, mark)
     if values is None:
-        said = printable(done.stderr or done.stdout, 200) or "nothing"
+        said = one_line(done.stderr or done.stdout, 200) or "nothing"
         raise EnvironmentProblem(
             f"{link.where} could not be asked what it has: its shell ended with {done.status} and "
             f"said: {said}",
@@ -217,7 +217,7 @@ def read_probe(where: str, values: dict[str, str]) -> Probe:
     """Make a :class:`Probe` of the values that :func:`parse` returns; never raises."""
 
     def line(key: str) -> str:
-        return printable(values.get(key, ""), 200)
+        return one_line(values.get(key, ""), 200)
 
     jetson = _jetson(values)
     memory, memory_free = readings.memory(values.get("memory", ""))
@@ -276,7 +276,7 @@ def _jetson(values: dict[str, str]) -> Jetson | None:
     if not chip and not release:
         return None
     return Jetson(
-        board=printable(values.get("board", ""), 100) or "NVIDIA Jetson",
+        board=one_line(values.get("board", ""), 100) or "NVIDIA Jetson",
         chip=chip,
         l4t=release,
         jetpack=readings.package(values.get("packages", ""), r"nvidia-jetpack"),

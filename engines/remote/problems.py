@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.engines.releases import Version, release_of, spell_version
 from graphopt.errors import UsageError
-from graphopt.wording import printable
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.engines.remote.probe import Probe
@@ -82,9 +82,9 @@ def _trtexec(probe: Probe, device: DeviceProfile | None) -> Iterator[Problem]:
             blocking=True,
         )
         return
-    path = printable(probe.trtexec)
+    path = one_line(probe.trtexec)
     if "[TensorRT v" not in probe.help_text:
-        said = printable(probe.help_text, 150) or "nothing"
+        said = one_line(probe.help_text, 150) or "nothing"
         yield Problem(
             "trtexec",
             f"{path} --help does not say its version, it says: {said}",
@@ -158,7 +158,7 @@ def _disk(probe: Probe) -> Iterator[Problem]:
     if probe.folder and not probe.folder_writable:
         yield Problem(
             "disk",
-            f"{probe.user or 'this user'} may not write in {printable(probe.folder)}",
+            f"{probe.user or 'this user'} may not write in {one_line(probe.folder)}",
             "set XDG_CACHE_HOME there to a folder that may be written",
             blocking=True,
         )
@@ -167,7 +167,7 @@ def _disk(probe: Probe) -> Iterator[Problem]:
         if free is not None and free < _LOW_DISK:
             yield Problem(
                 "disk",
-                f"{free / 2**20:,.0f} MiB are free in {printable(what)}",
+                f"{free / 2**20:,.0f} MiB are free in {one_line(what)}",
                 "free some: an engine takes about as much as its ONNX model, and its build more",
                 blocking=free < _FULL_DISK,
             )

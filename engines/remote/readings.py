@@ -11,7 +11,7 @@ import re
 from graphopt.engines.releases import Version
 from graphopt.engines.trtexec.features import banner_version
 from graphopt.profiles.host import Gpu, read_gpus
-from graphopt.wording import printable
+from graphopt.wording import one_line
 
 CHIPS: dict[str, tuple[int, int]] = {
     "tegra210": (5, 3),
@@ -48,7 +48,7 @@ def real(text: str) -> float | None:
 def gpus(table: str) -> tuple[Gpu, ...]:
     """Read the rows of nvidia-smi."""
     return tuple(
-        Gpu(printable(g.name, 100), g.sm, g.memory_gb, printable(g.driver, 40))
+        Gpu(one_line(g.name, 100), g.sm, g.memory_gb, one_line(g.driver, 40))
         for g in read_gpus(table)[:_MOST_GPUS]
     )
 
@@ -61,7 +61,7 @@ def jobs(table: str) -> tuple[str, ...]:
         name, comma, used = rest.rpartition(",")  # a name may hold commas
         if comma and whole(number.strip()) is not None:
             size = "" if whole(used.strip()) is None else f", {used.strip()} MiB"
-            found.append(f"{printable(name, 100)} (pid {number.strip()}{size})")
+            found.append(f"{one_line(name, 100)} (pid {number.strip()}{size})")
     return tuple(found)
 
 
@@ -141,7 +141,7 @@ def memory(text: str) -> tuple[int | None, int | None]:
 
 def distribution(text: str) -> str:
     """Return the name in /etc/os-release: ``"Ubuntu 22.04.4 LTS"``."""
-    return printable(first(r'(?m)^PRETTY_NAME="?([^"\n]{1,100})', text), 100)
+    return one_line(first(r'(?m)^PRETTY_NAME="?([^"\n]{1,100})', text), 100)
 
 
 def package_tool(text: str) -> str:

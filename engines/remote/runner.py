@@ -17,11 +17,12 @@ from pathlib import Path
 from graphopt.engines.remote.job import Finished, Job, Waits
 from graphopt.engines.remote.kept import Log
 from graphopt.engines.remote.line import Line
-from graphopt.engines.remote.link import Link, LinkLost, Progress, shown
+from graphopt.engines.remote.link import Link, LinkLost, Progress
 from graphopt.engines.remote.lock import Queue, spell_holder, time_span
 from graphopt.engines.remote.store import ask, free_kib, full, opened, script, send
 from graphopt.errors import EnvironmentProblem, GraphoptError, OutputError
 from graphopt.files import uninterrupted
+from graphopt.wording import one_line
 
 OnCopy = Callable[[str, int, int], None]
 """Told the name of the file that is sent or fetched, and how many bytes of how many are there."""
@@ -30,6 +31,8 @@ _STATE = re.compile(r"(running|done (\d{1,3}) (exit|limit|log) (\d{1,9}))\n *(\d
 _FULL = re.compile(r"No space left on device|ENOSPC|Disk quota exceeded", re.IGNORECASE)
 # A device that answers nonsense is not asked for ever.
 _ATTEMPTS = 8
+# An offset beyond any log: to be heard of, and told nothing.
+_NO_LOG = str(10**12)
 
 
 def run_job(
@@ -135,7 +138,7 @@ class _Client:
         waits, starting = self.waits, None
         settings = (
             waits.lock,
-            shown(self.job.title, 80),
+            one_line(self.job.title, 80),
             str(waits.orphan_s),
             str(waits.quiet_s),
             str(max(1, round(self.job.time_limit_s))),
@@ -188,7 +191,7 @@ class _Client:
                 return None
             if first.startswith("waiting"):
                 queue.still(spell_holder(first[8:]))
-                time.sleep(pause)
+                time.sleep(self.waits.poll_most_s)  # somebody is measuring there
                 continue
             queue.over()
             found = _STATE.match(answer)
@@ -215,7 +218,7 @@ class _Client:
 
     def _too_long(self) -> EnvironmentProblem:
         return EnvironmentProblem(
-            f"{shown(self.job.title, 80)} on {self.line.where} took longer than "
+            f"{one_line(self.job.title, 80)} on {self.line.where} took longer than "
             f"{time_span(round(self.job.time_limit_s))} and was stopped: allow it more time",
             hint=self.log.tail(),
         )
@@ -249,7 +252,7 @@ class _Client:
             now = time.monotonic()
             if now - self._beaten > self.waits.quiet_s / 3:
                 self._beaten = now
-                ask(link, self.root, "poll", self.id, self.token, self.waits.lock, "0")
+                ask(link, self.root, "poll", self.id, self.token, self.waits.lock, _NO_LOG)
             self.on_copy(name, at, size)
 
         return tell
@@ -261,7 +264,7 @@ class _Client:
             raise self._too_long()
         if why == "log":
             raise EnvironmentProblem(
-                f"{shown(self.job.title, 80)} on {where} printed more than "
+                f"{one_line(self.job.title, 80)} on {where} printed more than "
                 f"{self.waits.log_limit >> 20} MiB and was stopped",
                 hint=self.log.tail(),
             )
@@ -299,11 +302,11 @@ class _Client:
 
     def _too_big(self, name: str, size: int) -> OutputError:
         return OutputError(
-            f"{shown(name)} on {self.line.where} has {size} bytes, more than the "
+            f"{one_line(name)} on {self.line.where} has {size} bytes, more than the "
             f"{self.job.output_limit} that are taken"
         )
 
     def _nonsense(self, answer: str) -> EnvironmentProblem:
         return EnvironmentProblem(
-            f"{self.line.where} answers what no job does: {shown(answer, 80) or 'nothing'}"
+            f"{self.line.where} answers what no job does: {one_line(answer, 80) or 'nothing'}"
         )

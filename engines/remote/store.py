@@ -13,9 +13,10 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from graphopt.engines.remote.link import Link, Progress, shown
+from graphopt.engines.remote.link import Link, Progress
 from graphopt.errors import EnvironmentProblem, OutputError
 from graphopt.files import sha256
+from graphopt.wording import one_line
 
 # Reading a file of gigabytes to check it, on a slow disk.
 CHECK_S = 900.0
@@ -43,7 +44,7 @@ def ask(
         return done.stdout
     if "No space left" in done.stderr or "quota" in done.stderr.lower():
         raise full(link, root)
-    why = shown(done.stderr) or f"exit status {done.status}"
+    why = one_line(done.stderr) or f"exit status {done.status}"
     raise EnvironmentProblem(f"{link.where} does not do as asked ({verb}): {why}")
 
 
@@ -58,7 +59,7 @@ def full(link: Link, root: str, hint: str = "") -> OutputError:
     """Return the error of a device whose disk is full, with what is free."""
     kib = free_kib(link, root)
     free = "" if kib is None else f" ({kib / 1024:.0f} MiB free)"
-    folder = f" in {shown(root)}" if root else ""
+    folder = f" in {one_line(root)}" if root else ""
     return OutputError(f"no space left on {link.where}{folder}{free}: free some there", hint=hint)
 
 
@@ -90,7 +91,7 @@ def opened(link: Link, root: str = "") -> str:
     """Make this user's folder on the device, remove the jobs nobody minds, return its path."""
     path = ask(link, root, "open").rstrip("\n")
     if not path.startswith("/") or "\n" in path or "\0" in path:
-        raise EnvironmentProblem(f"{link.where} says its folder is {shown(path) or 'nowhere'}")
+        raise EnvironmentProblem(f"{link.where} says its folder is {one_line(path) or 'nowhere'}")
     return path
 
 

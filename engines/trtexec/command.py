@@ -75,6 +75,8 @@ class Request:
         times: where the times of each run go.
         layer_times: where the time of each layer goes.
         layers: where the layers' description goes.
+        feeds: input name -> file with its values, as the binding holds them; others are random.
+        values: where the outputs' values of the last run go.
         gpu: the CUDA device; None for the first.
     """
 
@@ -97,6 +99,8 @@ class Request:
     times: str | None = None
     layer_times: str | None = None
     layers: str | None = None
+    feeds: Mapping[str, str] = field(default_factory=dict)
+    values: str | None = None
     gpu: int | None = None
 
 
@@ -193,7 +197,7 @@ def _consistent(request: Request) -> None:
         raise UsageError("trtexec either builds an ONNX model or loads an engine: give one of them")
     if request.timing is None and request.onnx is None:
         raise UsageError("an engine is loaded only to measure it: say how (timing)")
-    if request.timing is None and (request.times or request.layer_times):
+    if request.timing is None and (request.times or request.layer_times or request.values):
         raise UsageError("there are no times without measuring: say how (timing)")
     if request.calibration is not None and request.int8:
         raise UsageError(
@@ -240,21 +244,45 @@ def shape_spec(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """
     parts = []
     for name, shape in shapes.items():
-        wrong = next((what for sign, what in _SHAPE_PROBLEMS.items() if sign in name), None)
-        if not name or name != name.strip() or any(ord(sign) < 32 for sign in name):
-            wrong = wrong or "nothing, control characters, or white space at its ends"
-        shown = one_line(name, 80) if name.strip() else ""
-        if wrong:
-            raise UsageError(
-                f"input '{shown}': trtexec cannot be told a shape for a name with {wrong}: rename "
-                "the input"
-            )
+        shown = _sayable(name, "a shape for")
         if not shape:
             raise UsageError(f"input '{shown}' is a scalar: it has no shape to tell trtexec")
         if any(d < 0 for d in shape):
             raise UsageError(f"input '{shown}': a dimension cannot be negative")
         parts.append(f"{name}:{'x'.join(map(str, shape))}")
     return ",".join(parts)
+
+
+def feed_spec(feeds: Mapping[str, str]) -> str:
+    """Return files as trtexec reads them: ``x:x.bin,mask:mask.bin``, split as shapes are.
+
+    Raises:
+        UsageError: a name or a path cannot be said.
+    """
+    parts = []
+    for name, path in feeds.items():
+        _sayable(name, "the values of")
+        if any(sign in path for sign in ",:'"):
+            raise UsageError(f"{path!r} is no path that trtexec can be told values in")
+        parts.append(f"{name}:{_path(path)}")
+    return ",".join(parts)
+
+
+def _sayable(name: str, what: str) -> str:
+    """Return a name of an input for messages, if trtexec can be told it.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    wrong = next((why for sign, why in _SHAPE_PROBLEMS.items() if sign in name), None)
+    if not name or name != name.strip() or any(ord(sign) < 32 for sign in name):
+        wrong = wrong or "nothing, control characters, or white space at its ends"
+    shown = one_line(name, 80)
+    if wrong:
+        raise UsageError(
+            f"input '{shown}': trtexec cannot be told {what} a name with {wrong}: rename the input"
+        )
+    return shown
 
 
 def _precision(request: Request, features: Features, writer: _Writer) -> None:
@@ -377,6 +405,10 @@ def _measuring(request: Request, features: Features, writer: _Writer) -> None:
             writer.add("--includeDataTransfers")
     elif not writer.has("--includeDataTransfers"):
         writer.needed("--noDataTransfers")
+    if request.feeds:
+        writer.needed("--loadInputs", feed_spec(request.feeds))
+    if request.values is not None:
+        writer.needed("--exportOutput", _path(request.values))
     if request.times is not None:
         writer.needed("--exportTimes", _path(request.times))
     if request.layer_times is not None:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from graphopt.engines.remote.job import Finished, Job, Waits
 from graphopt.engines.remote.link import Link
 from graphopt.engines.remote.runner import run_job
 from graphopt.engines.trtexec.log import LogReader, Outcome
+from graphopt.engines.trtexec.requests import FILES
 from graphopt.errors import (
     EnvironmentProblem,
     GraphoptError,
@@ -20,9 +22,8 @@ from graphopt.errors import (
     UnsupportedModelError,
 )
 
-TIMING_CACHE = "timing.cache"
 _MARK = "&&&& graphopt runs "
-_MARKED = re.compile(rf"^{re.escape(_MARK)}(\d)$")
+_MARKED = re.compile(rf"^{re.escape(_MARK)}(\d{{1,6}})$")
 _GIVEN = "given.cache"
 _SAY_S = 5.0
 _NOT_SAVED = "Saving engine to file failed"
@@ -55,13 +56,18 @@ class Errand:
     timing_file: Path | None = None
     time_limit_s: float | None = None
 
+    @property
+    def runs(self) -> int:
+        """How many runs there are."""
+        return len(self.commands)
+
     def script(self) -> str:
         """Return it in POSIX sh."""
         # A job must not write to what it was given.
-        lines = [f"if [ -f {_GIVEN} ]; then cp {_GIVEN} {TIMING_CACHE} || exit; fi"]
+        lines = [f"if [ -f {_GIVEN} ]; then cp {_GIVEN} {FILES.timing_cache} || exit; fi"]
         for number, words in enumerate(self.commands):
             run = shlex.join([self.program, *words])
-            lines += [f"echo '{_MARK}{number}'", f"{run} || exit $?" if not number else run]
+            lines += [mark(number), f"{run} || exit $?" if not number else run]
         # What a later run has not done is seen by its files, which are not there.
         return "\n".join([*lines, "exit 0"] if len(self.commands) > 1 else lines)
 
@@ -69,20 +75,39 @@ class Errand:
         """Return the job."""
         inputs, outputs, caches = dict(self.inputs), dict(self.outputs), {}
         if self.timing_file is not None:
-            outputs[TIMING_CACHE] = self.timing_file
+            outputs[FILES.timing_cache] = self.timing_file
             if self.timing_file.exists():
                 inputs[_GIVEN] = self.timing_file
         elif self.timing_name:
-            caches[TIMING_CACHE] = self.timing_name
+            caches[FILES.timing_cache] = self.timing_name
         return Job(
             words=("sh", "-c", self.script()),
             inputs=inputs,
             outputs=outputs,
-            optional=self.optional | {TIMING_CACHE},
+            optional=self.optional | {FILES.timing_cache},
             caches=caches,
             title=self.title,
             time_limit_s=self.time_limit_s or _UNLIMITED_S,
         )
+
+
+def mark(number: int | str) -> str:
+    """Return the line of sh that tells which run begins; a word like ``$n`` is one of the shell's.
+
+    What follows in the log is that run's.
+    """
+    return f'echo "{_MARK}{number}"'
+
+
+class Work(Protocol):
+    """What :func:`run_errand` runs: a job that marks its runs."""
+
+    @property
+    def runs(self) -> int:
+        """How many there are."""
+
+    def job(self) -> Job:
+        """Return the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +174,7 @@ class _Reader:
 
 def run_errand(
     link: Link,
-    errand: Errand,
+    errand: Work,
     say: Callable[[str], None],
     *,
     waits: Waits | None = None,
@@ -161,7 +186,7 @@ def run_errand(
         EnvironmentProblem: the machine cannot be reached, or is in use for too long.
         OutputError: a disk is full.
     """
-    reader = _Reader([LogReader() for _ in errand.commands], say)
+    reader = _Reader([LogReader() for _ in range(errand.runs)], say)
     finished = run_job(
         link,
         errand.job(),

@@ -7,39 +7,41 @@ inspector tells of the layers.
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from graphopt.engines import Artifact, BuildOptions, Session, ShapeRange
+from graphopt.calibrators.cache import write_cache
+from graphopt.engines import Artifact, BuildOptions, ShapeRange
 from graphopt.engines._job import is_half, is_quantized
 from graphopt.engines.header import identify, is_engine
+from graphopt.engines.known import known_batch
 from graphopt.engines.remote.job import Waits
 from graphopt.engines.remote.link import Link
 from graphopt.engines.remote.probe import Probe, run_probe
 from graphopt.engines.remote.problems import problems
 from graphopt.engines.safety import check_engine
-from graphopt.engines.shapes import resolve_shapes, to_json
-from graphopt.engines.trtexec.command import Request, Timing, command, dynamic_only
-from graphopt.engines.trtexec.device import TIMING_CACHE, Errand, Ran, run_errand
+from graphopt.engines.shapes import opt_batch, resolve_shapes, to_json
+from graphopt.engines.trtexec.command import Command, Request, Timing, command
+from graphopt.engines.trtexec.device import Errand, Ran, run_errand
+from graphopt.engines.trtexec.facts import Machine
 from graphopt.engines.trtexec.features import Features
 from graphopt.engines.trtexec.output import read_times
+from graphopt.engines.trtexec.places import local_trtexec
+from graphopt.engines.trtexec.requests import FILES, requests
 from graphopt.errors import EnvironmentProblem, UsageError
 from graphopt.files import atomic_path, write_bytes
 
 if TYPE_CHECKING:
-    from graphopt.model import Model
+    from graphopt.engines.trtexec.values import TrtexecSession
+    from graphopt.model import Inputs, Model
     from graphopt.profiles import DeviceProfile, LatencyProfile
 
-HOME = Path("/usr/src/tensorrt/bin/trtexec")
-MODEL, ENGINE, CACHE = "model.onnx", "model.engine", "calibration.cache"
-TIMES, LAYER_TIMES, LAYERS = "times.json", "layer-times.json", "layers.json"
-_NO_VALUES = "trtexec builds and times engines, and hands out no values"
+BESIDE = {"layers": ".layers.json", "layer-times": ".layer-times.json", "engine-log": ".log"}
+"""What is written beside an engine: kind -> the end of its name, after the engine's own."""
 Say = Callable[[str], None]
 
 
@@ -62,6 +64,8 @@ class Trtexec:
             "implicit",
             "fp16",
             "dla",
+            "gpu_fallback",
+            "sparse",
             "level",
             "workspace_bytes",
             "timing_cache",
@@ -83,15 +87,8 @@ class Trtexec:
         Raises:
             UsageError: no host is named by that.
         """
-        if self._link is None and self.host is None:
-            from graphopt.engines.remote.local import LocalLink
-
-            self._link = LocalLink()
-        elif self._link is None and self.host is not None:
-            from graphopt.engines.remote.ssh import SshLink
-
-            self._link = SshLink(self.host)
-        assert self._link is not None
+        if self._link is None:
+            self._link = _link_to(self.host)
         return self._link
 
     def probe(self) -> Probe:
@@ -129,7 +126,7 @@ class Trtexec:
         Raises:
             EnvironmentProblem: the host cannot be reached.
         """
-        if self.host is None and local_trtexec(self.program) is None:
+        if self._is_absent():
             if self.program is not None:
                 return f"there is no program {self.program} here: --trtexec names the path"
             return "there is no trtexec here: it comes with TensorRT, or --host names a machine"
@@ -141,24 +138,28 @@ class Trtexec:
 
     def cannot_build(self, device: DeviceProfile, _precision: str, /) -> str | None:
         """Return why the machine cannot build for the device, or None."""
-        if self.host is None and local_trtexec(self.program) is None:
+        if self._is_absent():
             return self.missing()
         blocking = [p for p in problems(self.probe(), _named(device)) if p.blocking]
         return blocking[0].what if blocking else None
 
     def cannot_run(self) -> str | None:
-        """Return that it hands out no values; :meth:`time` is for times."""
-        return _NO_VALUES
+        """Return why its engines cannot be run, or None; a host is asked."""
+        return self.missing()
 
     def version(self) -> str | None:
         """Return the version of its TensorRT, or None where there is none."""
-        if self.host is None and local_trtexec(self.program) is None:
+        if self._is_absent():
             return None
         return self.probe().version
 
     def refuses(self, _model: Model, _options: BuildOptions, /) -> list[str]:
         """Tell nothing: trtexec parses only what it builds."""
         return []
+
+    def _is_absent(self) -> bool:
+        """Whether there is none, as far as that is told without running it."""
+        return self.host is None and local_trtexec(self.program) is None
 
     def features(self) -> Features:
         """Return what the machine's trtexec takes.
@@ -178,96 +179,58 @@ class Trtexec:
             OutputError: a disk is full, here or there.
         """
         features, probe = self.features(), self.probe()
-        declared = {t.name: t.shape for t in model.graph.inputs}
-        profiles = [resolve_shapes(model, shapes) for shapes in options.profiles]
-        dynamic = tuple(dynamic_only(ranges, declared) for ranges in profiles)
+        say = options.say or _silent
+        first, *more = [resolve_shapes(model, shapes) for shapes in options.profiles]
+        asked = requests(
+            replace(options, shapes=first, more_shapes=tuple(more)),
+            {tensor.name: tensor.shape for tensor in model.graph.inputs},
+            int8=is_quantized(model),
+            fp16=is_half(model),
+        )
+        commands = _commands(asked, features, say)
         with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
             folder = Path(scratch)
-            inputs = {MODEL: model.save(folder / MODEL)}
-            data = folder / f"{MODEL}.data"
-            if data.exists():
-                inputs[data.name] = data
+            inputs = _saved(model, folder)
             if options.implicit is not None:
-                inputs[CACHE] = _write_cache(folder / CACHE, options, features)
-            building = Request(
-                onnx=MODEL,
-                save=ENGINE,
-                profiles=dynamic,
-                int8=is_quantized(model),
-                fp16=options.fp16 or is_half(model),
-                calibration=CACHE if CACHE in inputs else None,
-                dla=options.dla,
-                gpu_fallback=options.gpu_fallback,
-                sparsity="enable" if options.sparse else "disable",
-                level=options.level,
-                workspace_bytes=options.workspace_bytes,
-                timing_cache=TIMING_CACHE,
-                layers=LAYERS,
-            )
-            timing = Request(
-                load=ENGINE,
-                dla=options.dla,
-                gpu_fallback=options.gpu_fallback,
-                timing=Timing(),
-                shapes={name: each.opt for name, each in dynamic[0].items()},
-                times=TIMES,
-                layer_times=LAYER_TIMES,
-            )
-            commands = [command(building, features), command(timing, features)]
-            say = options.say or _silent
-            for note in dict.fromkeys(note for each in commands for note in each.notes):
-                say(f"trtexec: {note}")
+                # trtexec's calibrator is IInt8EntropyCalibrator2, whatever chose the ranges.
+                cache = folder / FILES.cache
+                inputs[FILES.cache] = write_cache(cache, options.implicit, version=features.version)
             with atomic_path(out) as beside:
-                kept = beside.parent
+                places = _beside(beside)
+                outputs = {
+                    FILES.engine: beside,
+                    FILES.times: folder / FILES.times,
+                    FILES.layer_times: places["layer-times"],
+                    FILES.layers: places["layers"],
+                }
                 errand = Errand(
                     title=f"a build of {out.name}",
                     program=probe.trtexec,
                     commands=tuple(each.words for each in commands),
                     inputs=inputs,
-                    outputs={
-                        ENGINE: beside,
-                        TIMES: folder / TIMES,
-                        LAYER_TIMES: kept / f"{out.name}.{LAYER_TIMES}",
-                        LAYERS: kept / f"{out.name}.{LAYERS}",
-                    },
-                    optional=frozenset({TIMES, LAYER_TIMES, LAYERS}),
+                    outputs=outputs,
+                    optional=frozenset(outputs) - {FILES.engine},
                     timing_file=options.timing_cache,
                     timing_name=_timing_name(probe),
                     time_limit_s=options.time_limit_s,
                 )
                 done = self._run(errand, say)
                 done.check("build the model")
-                (kept / f"{out.name}.log").write_text(done.finished.log, encoding="utf-8")
+                places["engine-log"].write_text(done.finished.log, encoding="utf-8")
                 header = identify(beside)
                 if header.kind != "tensorrt":
                     raise EnvironmentProblem(f"trtexec wrote an engine of {header.kind}")
-            latency = None
-            if (folder / TIMES).is_file():
-                where = environment(probe, commands[1].words)
-                batch = _batch(profiles[0])
-                latency = read_times(folder / TIMES, batch=batch, environment=where).latency
-            else:
+            machine = Machine.of(probe)
+            latency = _latency(folder, machine, commands[1], opt_batch(first))
+            if latency is None:
                 say(f"the engine was built and not timed: {done.problem(1) or 'nothing was told'}")
-        files = {
-            kind: out.with_name(f"{out.name}.{name}")
-            for kind, name in (
-                ("layers", LAYERS),
-                ("layer-times", LAYER_TIMES),
-                ("engine-log", "log"),
-            )
-        }
-        facts: dict[str, Any] = {
-            "runtime": "tensorrt",
-            "runtime_version": probe.version,
+        files = _beside(out)
+        facts = {
+            **machine.sidecar(commands[0].words, [to_json(each) for each in (first, *more)]),
             "device": options.device.name,
             "precision": options.precision,
-            "shapes": to_json(profiles[0]),
-            "more_shapes": [to_json(each) for each in profiles[1:]],
             "dla": options.dla,
-            "typing": "strong" if "--stronglyTyped" in commands[0].words else None,
-            "trtexec": list(commands[0].words),
             "layers": files["layers"].name,
-            **{k: v for k, v in probe.facts().items() if k != "tensorrt"},
         }
         present = {kind: path for kind, path in files.items() if path.is_file()}
         return Artifact(out, facts, present, latency)
@@ -279,7 +242,6 @@ class Trtexec:
         timing: Timing,
         *,
         layers: Path | None = None,
-        options: BuildOptions | None = None,
         say: Say | None = None,
         warn: Say | None = None,
     ) -> LatencyProfile:
@@ -290,7 +252,6 @@ class Trtexec:
             sizes: the shape of every input that may vary.
             timing: how.
             layers: a file for the time of each layer, or None.
-            options: how a model is built.
             say: told what goes on.
             warn: told of an engine without a sidecar.
 
@@ -303,45 +264,50 @@ class Trtexec:
         lacks = self.missing()
         if lacks:
             raise EnvironmentProblem(lacks)
-        features, probe = self.features(), self.probe()
-        say = say or _silent
         if not path.is_file():
             raise UsageError(f"no such file: {path}")
+        features, probe, say = self.features(), self.probe(), say or _silent
         with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
             folder = Path(scratch)
-            results: dict[str, Any] = {"times": TIMES, "layer_times": LAYER_TIMES}
             if is_engine(path):
                 check_engine(path, probe.place(), warn=warn)
-                inputs = {ENGINE: path}
-                requests = [Request(load=ENGINE, timing=timing, shapes=sizes, **results)]
+                inputs = {FILES.engine: path}
+                asked: tuple[Request, ...] = (
+                    Request(
+                        load=FILES.engine,
+                        timing=timing,
+                        shapes=sizes,
+                        times=FILES.times,
+                        layer_times=FILES.layer_times,
+                    ),
+                )
             else:
-                inputs, requests = _build_and_time(path, folder, sizes, timing, options, results)
-            commands = [command(request, features) for request in requests]
-            for note in dict.fromkeys(note for each in commands for note in each.notes):
-                say(f"trtexec: {note}")
+                inputs, asked = _built_first(path, folder, sizes, timing)
+            commands = _commands(asked, features, say)
+            builds = len(commands) > 1
             errand = Errand(
                 title=f"timing {path.name}",
                 program=probe.trtexec,
                 commands=tuple(each.words for each in commands),
                 inputs=inputs,
-                outputs={name: folder / name for name in (TIMES, LAYER_TIMES)},
-                optional=frozenset({TIMES, LAYER_TIMES} if len(commands) > 1 else {LAYER_TIMES}),
-                timing_name=_timing_name(probe) if len(commands) > 1 else "",
+                outputs={name: folder / name for name in (FILES.times, FILES.layer_times)},
+                optional=frozenset(
+                    {FILES.layer_times, FILES.times} if builds else {FILES.layer_times}
+                ),
+                timing_name=_timing_name(probe) if builds else "",
             )
             done = self._run(errand, say)
             done.check(f"time {path.name}")
-            if not (folder / TIMES).is_file():
+            batch = next((shape[0] for shape in sizes.values() if shape), None)
+            machine = Machine.of(probe)
+            latency = _latency(folder, machine, commands[-1], batch or known_batch(path))
+            if latency is None:
                 raise EnvironmentProblem(
                     f"trtexec on {probe.where} did not time {path.name}: {done.problem(1)}"
                 )
-            batch = next((shape[0] for shape in sizes.values() if shape), None)
-            where = environment(probe, commands[-1].words)
-            times = read_times(
-                folder / TIMES, batch=batch or _batch_of_file(path), environment=where
-            )
-            if layers is not None and (folder / LAYER_TIMES).is_file():
-                write_bytes(layers, (folder / LAYER_TIMES).read_bytes())
-        return times.latency
+            if layers is not None and (folder / FILES.layer_times).is_file():
+                write_bytes(layers, (folder / FILES.layer_times).read_bytes())
+        return latency
 
     def _run(self, errand: Errand, say: Say) -> Ran:
         # Here nothing has to be sent, so nothing is to be kept from one job to the next.
@@ -349,39 +315,55 @@ class Trtexec:
         with self.link() as link:
             return run_errand(link, errand, say, waits=waits)
 
-    def open(self, path: Path, /) -> AbstractContextManager[Session]:
-        """Refuse: it hands out no values.
+    @contextmanager
+    def open(
+        self,
+        path: Path,
+        /,
+        *,
+        reference: Inputs | None = None,
+        say: Say | None = None,
+        warn: Say | None = None,
+    ) -> Iterator[TrtexecSession]:
+        """Open an engine for its values and times; each use of it is a job on the machine.
+
+        Args:
+            path: the engine.
+            reference: the inputs of the model it was built from, for what its sidecar lacks.
+            say: told what goes on.
+            warn: told of an engine without a sidecar.
 
         Raises:
-            EnvironmentProblem: always.
+            UsageError: it is no engine, or not the one its sidecar tells of, or nothing tells what
+                it takes.
+            EnvironmentProblem: the machine cannot be reached or used, or is not what the engine
+                was built for.
         """
-        raise EnvironmentProblem(f"{path.name} cannot be opened: {_NO_VALUES}")
+        from graphopt.engines.trtexec.takes import dla_core, takes_of
+        from graphopt.engines.trtexec.values import TrtexecSession
+
+        if not path.is_file():
+            raise UsageError(f"no such file: {path}")
+        if not is_engine(path):
+            raise UsageError(
+                f"{path.name} is no engine of TensorRT's: build one of it first (graphopt build)"
+            )
+        lacks = self.missing()
+        if lacks:
+            raise EnvironmentProblem(lacks)
+        check_engine(path, self.probe().place(), warn=warn)
+        takes = takes_of(path, reference)
+        yield TrtexecSession(self, path, takes, dla=dla_core(path), say=say)
 
 
-def local_trtexec(program: str | None = None) -> str | None:
-    """Return the trtexec of this machine: the one asked for, on PATH, or where JetPack has it."""
-    if program is not None:
-        return shutil.which(program)
-    found = shutil.which("trtexec")
-    if found is None and os.access(HOME, os.X_OK):
-        found = str(HOME)
-    return found
+def _link_to(host: str | None) -> Link:
+    if host is None:
+        from graphopt.engines.remote.local import LocalLink
 
+        return LocalLink()
+    from graphopt.engines.remote.ssh import SshLink
 
-def environment(probe: Probe, words: tuple[str, ...]) -> dict[str, str]:
-    """Return what times taken by trtexec depend on."""
-    facts = {
-        "engine": "tensorrt",
-        "engine_version": probe.version or "unknown",
-        "gpu": probe.gpus[0].name if probe.gpus else "unknown",
-        "clock": "GPU compute time by trtexec",
-        "cuda_graph": "no" if "--noCudaGraph" in words else "yes",
-        "system": f"{probe.system} {probe.machine}",
-    }
-    for key, value in probe.facts().items():
-        if key in ("driver", "l4t", "jetpack", "power_mode", "clocks_fixed", "cuda"):
-            facts[key] = str(value)
-    return facts
+    return SshLink(host)
 
 
 def _silent(_: str) -> None:
@@ -399,64 +381,52 @@ def _timing_name(probe: Probe) -> str:
     return f"tensorrt-{probe.version or 'unknown'}-{plain[:60]}.cache"
 
 
-def _write_cache(path: Path, options: BuildOptions, features: Features) -> Path:
-    from graphopt.calibrators.cache import write_cache
-
-    if options.implicit is None:
-        raise ValueError("there are no ranges")
-    # trtexec's calibrator is always IInt8EntropyCalibrator2, whatever chose the ranges.
-    return write_cache(path, options.implicit, version=features.version)
+def _beside(engine: Path) -> dict[str, Path]:
+    return {kind: engine.with_name(engine.name + end) for kind, end in BESIDE.items()}
 
 
-def _batch(ranges: Mapping[str, ShapeRange]) -> int:
-    return next((each.opt[0] for each in ranges.values() if each.opt), 1)
+def _latency(
+    folder: Path, machine: Machine, measured: Command, batch: int
+) -> LatencyProfile | None:
+    """Read the times, or return None where there are none."""
+    file = folder / FILES.times
+    if not file.is_file():
+        return None
+    return read_times(file, batch=batch, environment=machine.environment(measured.words)).latency
 
 
-def _batch_of_file(path: Path) -> int:
-    """Return the batch of what has fixed shapes, as far as it can be told."""
-    from graphopt.engines.sidecar import read_sidecar, sidecar_path
-    from graphopt.model import Model
-
-    if not is_engine(path):
-        shapes = [shape for _, shape in Model.load(path).inputs().values()]
-        first = next((shape[0] for shape in shapes if shape), 1)
-        return first if isinstance(first, int) else 1
-    if not sidecar_path(path).exists():
-        return 1
-    known = read_sidecar(path).get("shapes") or {}
-    return next((int(each["opt"][0]) for each in known.values() if each["opt"]), 1)
+def _saved(model: Model, folder: Path) -> dict[str, Path]:
+    """Save a model to be sent; return the files by name."""
+    saved = model.save(folder / FILES.onnx)
+    data = saved.with_name(f"{saved.name}.data")
+    return {path.name: path for path in (saved, data) if path.exists()}
 
 
-def _build_and_time(
-    path: Path,
-    folder: Path,
-    sizes: Mapping[str, tuple[int, ...]],
-    timing: Timing,
-    options: BuildOptions | None,
-    results: Mapping[str, Any],
-) -> tuple[dict[str, Path], list[Request]]:
+def _commands(asked: Iterable[Request], features: Features, say: Say) -> list[Command]:
+    """Write the command lines, and say what is left out of them."""
+    made = [command(request, features) for request in asked]
+    for note in dict.fromkeys(note for each in made for note in each.notes):
+        say(f"trtexec: {note}")
+    return made
+
+
+def _built_first(
+    path: Path, folder: Path, sizes: Mapping[str, tuple[int, ...]], timing: Timing
+) -> tuple[dict[str, Path], tuple[Request, ...]]:
     """Return what goes there and what is asked, to build a model only to time it."""
     from graphopt.model import Model
+    from graphopt.profiles import DeviceProfile
 
     model = Model.load(path)
-    inputs = {MODEL: model.save(folder / MODEL)}
-    data = folder / f"{MODEL}.data"
-    if data.exists():
-        inputs[data.name] = data
-    profile = {name: ShapeRange(shape, shape, shape) for name, shape in sizes.items()}
-    resolve_shapes(model, profile)
-    building = Request(
-        onnx=MODEL,
-        save=ENGINE,
-        profiles=(profile,),
+    shapes = {name: ShapeRange(shape, shape, shape) for name, shape in sizes.items()}
+    asked = requests(
+        BuildOptions(DeviceProfile("host"), resolve_shapes(model, shapes)),
+        {tensor.name: tensor.shape for tensor in model.graph.inputs},
         int8=is_quantized(model),
         fp16=is_half(model),
-        timing_cache=TIMING_CACHE,
+        timing=timing,
     )
-    if options is not None:
-        building = replace(building, dla=options.dla, gpu_fallback=options.gpu_fallback)
-    loading = Request(load=ENGINE, timing=timing, shapes=sizes, **results)
-    return inputs, [building, loading]
+    return _saved(model, folder), asked
 
 
-__all__ = ["Timing", "Trtexec", "environment", "local_trtexec"]
+__all__ = ["Timing", "Trtexec", "local_trtexec"]

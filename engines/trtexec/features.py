@@ -60,7 +60,7 @@ class Features:
             )
         version = banner_version(text)
         if version is None:
-            start = one_line(text, 80) if text.strip() else "nothing"
+            start = one_line(text, 80) or "nothing"
             raise EnvironmentProblem(
                 "trtexec --help does not say '[TensorRT v…]': this is not TensorRT's trtexec, or "
                 f"it cannot start (it printed: {start})"

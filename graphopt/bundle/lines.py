@@ -6,8 +6,7 @@ the function that also writes the command line of a build over ssh.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from graphopt.bundle.contents import Contents
 from graphopt.engines import BuildOptions
@@ -20,23 +19,21 @@ from graphopt.engines.releases import (
     release_of,
     spell_version,
 )
-from graphopt.engines.trtexec.command import Request, Timing, command, dynamic_only
+from graphopt.engines.trtexec.command import Request, Timing, command
 from graphopt.engines.trtexec.features import Features
+from graphopt.engines.trtexec.requests import FILES, Files, requests
 from graphopt.errors import GraphoptError
 
 # Stand for paths that only the device knows; no file of a bundle is called so.
-ONNX, ENGINE, CACHE = "@ONNX@", "@ENGINE@", "@CACHE@"
-TIMING_CACHE, TIMES, LAYER_TIMES, LAYERS = "@TUNED@", "@TIMES@", "@LAYER_TIMES@", "@LAYERS@"
-PATHS = (ONNX, ENGINE, CACHE, TIMING_CACHE, TIMES, LAYER_TIMES, LAYERS)
-_NAMES = {
-    ONNX: "model.onnx",
-    ENGINE: "model.engine",
-    CACHE: "calibration.cache",
-    TIMING_CACHE: "timing.cache",
-    TIMES: "times.json",
-    LAYER_TIMES: "layer-times.json",
-    LAYERS: "layers.json",
-}
+PLACES = Files(
+    onnx="@ONNX@",
+    engine="@ENGINE@",
+    cache="@CACHE@",
+    timing_cache="@TUNED@",
+    times="@TIMES@",
+    layer_times="@LAYER_TIMES@",
+    layers="@LAYERS@",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +84,11 @@ def _boundaries(options: BuildOptions) -> list[Version]:
 
 def _requests(contents: Contents, options: BuildOptions, timing: Timing) -> tuple[Request, Request]:
     declared = {name: shape for name, (_, shape) in contents.inputs.items()}
-    profiles = tuple(dynamic_only(profile, declared) for profile in options.profiles)
-    profiles = tuple(profile for profile in profiles if profile)
-    build = Request(
-        onnx=ONNX,
-        save=ENGINE,
-        profiles=profiles,
-        int8=contents.qdq,
-        fp16=contents.fp16 or options.fp16,
-        calibration=CACHE if options.implicit is not None else None,
-        dla=options.dla,
-        gpu_fallback=options.gpu_fallback,
-        sparsity="enable" if options.sparse else "disable",
-        level=options.level,
-        workspace_bytes=options.workspace_bytes,
-        timing_cache=TIMING_CACHE,
+    build, measure = requests(
+        options, declared, int8=contents.qdq, fp16=contents.fp16, files=PLACES, timing=timing
     )
-    shapes: Mapping[str, tuple[int, ...]] = {}
-    if profiles:
-        shapes = {name: each.opt for name, each in profiles[0].items()}
-    measure = Request(
-        load=ENGINE,
-        dla=options.dla,
-        gpu_fallback=options.gpu_fallback,
-        timing=timing,
-        shapes=shapes,
-        times=TIMES,
-        layer_times=LAYER_TIMES,
-        layers=LAYERS,
-    )
-    return build, measure
+    # What only tells of the engine is written by the run that may fail.
+    return replace(build, layers=None), replace(measure, layers=PLACES.layers)
 
 
 def _line(
@@ -189,6 +161,6 @@ def _optional(request: Request, features: Features) -> list[str]:
 
 def by_name(word: str) -> str:
     """Return a word with the names of files for what only the device knows: for people."""
-    for path, name in _NAMES.items():
+    for path, name in zip(astuple(PLACES), astuple(FILES), strict=True):
         word = word.replace(path, name)
     return word

@@ -25,11 +25,11 @@ from graphopt.engines.shapes import to_json
 from graphopt.engines.sidecar import read_json
 from graphopt.errors import UsageError
 from graphopt.files import dump_json, scratch_beside, sha256, write_text
-from graphopt.output import REPORT
+from graphopt.output import CACHE, RECIPE, REPORT, TABLE
 from graphopt.profiles import DeviceProfile, load_device
 from graphopt.recipe import Recipe, Shapes
 
-README, RECIPE, TABLE, CACHE = "README.txt", "recipe.toml", "calibration.json", "calibration.cache"
+README = "README.txt"
 _SIMULATED, _DIALECT = "onnx-simulated", "tensorrt"
 # What a build on the device needs besides the model: the engine, its log, a timing cache.
 _ROOM_BYTES, _ROOM_TIMES = 64 << 20, 3

@@ -13,23 +13,23 @@ from pathlib import Path
 
 from graphopt.bundle.archive import read_archive
 from graphopt.bundle.manifest import MANIFEST, SUMS, Manifest, parse_sums
-from graphopt.bundle.pack import CACHE, README, RECIPE, TABLE
+from graphopt.bundle.pack import README
 from graphopt.bundle.script import SCRIPT
 from graphopt.engines.header import identify
-from graphopt.engines.releases import Version, parse_release
+from graphopt.engines.releases import Version, parse_release, spell_whole
 from graphopt.engines.sidecar import read_json
 from graphopt.engines.trtexec.features import banner_version
 from graphopt.engines.trtexec.log import LogReader
+from graphopt.engines.trtexec.requests import FILES
 from graphopt.errors import EnvironmentProblem, GraphoptError, UsageError
 from graphopt.files import sha256
-from graphopt.output import REPORT
-from graphopt.wording import printable
+from graphopt.output import CACHE, RECIPE, REPORT, TABLE
+from graphopt.wording import one_line
 
 SCHEMA = 1
 KIND = "graphopt-results"
-ENGINE, OUTCOME, RESULT_SUMS = "model.engine", "results.json", "results.sha256"
+OUTCOME, RESULT_SUMS = "results.json", "results.sha256"
 BUILD_LOG, TIME_LOG = "build.log", "time.log"
-TIMES, LAYER_TIMES, LAYERS = "times.json", "layer-times.json", "layers.json"
 _MIB = 1 << 20
 _MODELS = tuple(
     f"model{precision}.onnx{data}"
@@ -47,7 +47,7 @@ BUNDLE_LIMITS: Mapping[str, int] = {
 _RESULT_LIMITS: Mapping[str, int] = {
     **dict.fromkeys((MANIFEST, OUTCOME, RESULT_SUMS), 16 * _MIB),
     **dict.fromkeys((BUILD_LOG, TIME_LOG), 256 * _MIB),
-    **dict.fromkeys((TIMES, LAYER_TIMES, LAYERS), 64 * _MIB),
+    **dict.fromkeys((FILES.times, FILES.layer_times, FILES.layers), 64 * _MIB),
 }
 # An engine holds the weights once, or once a tactic of a few; kernels come on top.
 _ENGINE_TIMES, _ENGINE_ROOM = 16, 2 << 30
@@ -106,7 +106,7 @@ def open_results(path: Path, into: Path, bundle: Path, manifest: Manifest) -> Re
         ModelFormatError: the engine is none, or is truncated.
     """
     weights = sum(p.stat().st_size for p in bundle.iterdir() if p.name in _MODELS)
-    limits = {**_RESULT_LIMITS, ENGINE: _ENGINE_TIMES * weights + _ENGINE_ROOM}
+    limits = {**_RESULT_LIMITS, FILES.engine: _ENGINE_TIMES * weights + _ENGINE_ROOM}
     read_archive(path, into, limits, in_folder=False)
     for name in (MANIFEST, OUTCOME):
         if not (into / name).is_file():
@@ -121,11 +121,11 @@ def open_results(path: Path, into: Path, bundle: Path, manifest: Manifest) -> Re
     version = _version(path, told)
     if told["status"] != "built":
         raise _failure(path, into, told)
-    if not (into / ENGINE).is_file():
+    if not (into / FILES.engine).is_file():
         raise UsageError(f"{path} tells of an engine and has none")
     warnings += _check_engine(path, into, told, version)
     timed = told["timed"] == "yes"
-    if timed and not (into / TIMES).is_file():
+    if timed and not (into / FILES.times).is_file():
         raise UsageError(f"{path} tells of times and has none")
     return Results(into, told, version, timed, tuple(warnings))
 
@@ -137,9 +137,9 @@ def _told(file: Path, path: Path) -> dict[str, str]:
         raise UsageError(f"{path}: {OUTCOME} was not written by build.sh")
     if raw.get("schema") != SCHEMA:
         raise UsageError(
-            f"{path} is of schema {printable(raw.get('schema'), 20)}; this graphopt reads {SCHEMA}"
+            f"{path} is of schema {one_line(raw.get('schema'), 20)}; this graphopt reads {SCHEMA}"
         )
-    told = {k: printable(v, 1000) for k, v in raw.items() if isinstance(v, str)}
+    told = {k: one_line(v, 1000) for k, v in raw.items() if isinstance(v, str)}
     for key in ("status", "reason", "timed", "tensorrt", "banner", "hashes"):
         if key not in told:
             raise UsageError(f"{path}: {OUTCOME} lacks '{key}'")
@@ -204,22 +204,22 @@ def _reason(log: Path, status: str) -> str:
             if not line:
                 break
             reader.feed(line.decode("utf-8", "replace"))
-    return printable(reader.outcome().problem(int(status) if status.isdecimal() else 1) or "", 400)
+    return one_line(reader.outcome().problem(int(status) if status.isdecimal() else 1) or "", 400)
 
 
 def _check_engine(path: Path, into: Path, told: Mapping[str, str], version: Version) -> list[str]:
     """Check the engine's own header, and the log, against the version that is told."""
-    header = identify(into / ENGINE)
+    header = identify(into / FILES.engine)
     if header.kind != "tensorrt":
         raise UsageError(f"{path}: its engine is one of {header.kind}, which trtexec cannot build")
-    spelled = ".".join(map(str, version))
+    spelled = spell_whole(version)
     log = into / BUILD_LOG
     if log.is_file():
         with log.open("rb") as stream:
             said = banner_version(stream.read(_BANNER_BYTES).decode("ascii", "replace"))
         if said is not None and said != version:
             raise UsageError(
-                f"{path} contradicts itself: its log is of TensorRT {'.'.join(map(str, said))}, "
+                f"{path} contradicts itself: its log is of TensorRT {spell_whole(said)}, "
                 f"and it tells of {spelled}"
             )
     if header.version is None or not header.sure:

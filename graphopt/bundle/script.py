@@ -5,24 +5,24 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from importlib import resources
 
-from graphopt.bundle import lines as words_of
-from graphopt.bundle.lines import Line
+from graphopt.bundle.lines import PLACES, Line
 from graphopt.engines.releases import Version, spell_version
 
 SCRIPT = "build.sh"
 RESULTS = "model-results.tar.gz"
 _OLDEST, _NEWEST = 0, 99_999_999
 _WHERE = {
-    words_of.ONNX: '"$here/$onnx"',
-    words_of.CACHE: '"$out/$cache"',
-    words_of.TIMING_CACHE: '"$out/timing.cache"',
-    words_of.TIMES: '"$out/times.json.partial"',
-    words_of.LAYER_TIMES: '"$out/layer-times.json.partial"',
-    words_of.LAYERS: '"$out/layers.json.partial"',
+    PLACES.onnx: '"$here/$onnx"',
+    PLACES.cache: '"$out/$cache"',
+    PLACES.timing_cache: '"$out/timing.cache"',
+    PLACES.times: '"$out/times.json.partial"',
+    PLACES.layer_times: '"$out/layer-times.json.partial"',
+    PLACES.layers: '"$out/layers.json.partial"',
 }
-_PATHS = re.compile("|".join(re.escape(path) for path in words_of.PATHS))
+_PATHS = re.compile("|".join(re.escape(path) for path in astuple(PLACES)))
 
 
 def render(
@@ -97,7 +97,7 @@ def _choice(lines: Sequence[Line]) -> str:
 
 def _words(which: str, lines: Sequence[Line]) -> str:
     engine = '"$engine.partial"' if which == "build" else '"$engine"'
-    where = {**_WHERE, words_of.ENGINE: engine}
+    where = {**_WHERE, PLACES.engine: engine}
     told = [f"with_{which}_words() {{", '\tcase "$line" in']
     for line in lines:
         words = line.build if which == "build" else line.time

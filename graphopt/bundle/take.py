@@ -12,29 +12,22 @@ from typing import Any
 
 from graphopt.bundle.lines import by_name
 from graphopt.bundle.manifest import MANIFEST, SUMS, Manifest
-from graphopt.bundle.pack import CACHE, README, RECIPE, TABLE
-from graphopt.bundle.results import (
-    BUILD_LOG,
-    ENGINE,
-    LAYER_TIMES,
-    LAYERS,
-    TIMES,
-    Results,
-    open_bundle,
-    open_results,
-)
+from graphopt.bundle.pack import README
+from graphopt.bundle.results import BUILD_LOG, Results, open_bundle, open_results
 from graphopt.bundle.script import SCRIPT
 from graphopt.engines.sidecar import read_json, write_sidecar
+from graphopt.engines.trtexec.engine import BESIDE
+from graphopt.engines.trtexec.facts import Machine
 from graphopt.engines.trtexec.layers import read_layer_times, read_layers
 from graphopt.engines.trtexec.output import read_times
+from graphopt.engines.trtexec.requests import FILES
 from graphopt.errors import EnvironmentProblem, UsageError
 from graphopt.files import dump_json, scratch_beside, sha256, write_text
 from graphopt.output import REPORT, staged
 from graphopt.profiles import LatencyProfile
-from graphopt.report import versions
+from graphopt.report import Metric, engine_latency, origin
 
 LATENCY = "latency.json"
-_CLOCK = "GPU compute time by trtexec"
 # Of a bundle, what only a device needs.
 _FOR_DEVICE = frozenset({MANIFEST, SUMS, README, SCRIPT, REPORT})
 
@@ -85,17 +78,35 @@ def import_results(results: Path, bundle: Path, out: Path, *, force: bool) -> Ta
             if file.name not in _FOR_DEVICE:
                 file.rename(folder / file.name)
         kinds = _Taking(folder, report)
-        engine = kinds.move("engine", sent / ENGINE)
-        sidecar = write_sidecar(engine, _facts(folder, manifest, found, report))
-        kinds.add("sidecar", sidecar)
-        latency = _latency(sent / TIMES, manifest, found) if found.timed else None
-        if latency is not None:
+        engine = kinds.move("engine", sent / FILES.engine, FILES.engine)
+        machine = _machine(found)
+        facts = {
+            **machine.sidecar(_command(manifest, found.told), manifest.value["profiles"]),
+            "engine": "trtexec",
+            "device": manifest.device,
+            "precision": manifest.precision,
+            "dla": manifest.value.get("dla"),
+            "dialect": "tensorrt" if manifest.value.get("quantization") == "explicit" else None,
+            "bundle_sha256": manifest.digest,
+            **origin(
+                folder,
+                folder / manifest.onnx,
+                report["source"],
+                synthetic=bool(report.get("synthetic")),
+            ),
+        }
+        kinds.add("sidecar", write_sidecar(engine, facts))
+        latency = None
+        if found.timed:
+            environment = machine.environment(_words(manifest, found.told, "time"))
+            times = read_times(sent / FILES.times, batch=manifest.batch, environment=environment)
+            latency = times.latency
             kinds.add("latency", write_text(folder / LATENCY, dump_json(latency.to_json())))
         else:
             warnings.append("the device did not time the engine")
         for kind, name, read in (
-            ("layers", LAYERS, read_layers),
-            ("layer-times", LAYER_TIMES, read_layer_times),
+            ("layers", FILES.layers, read_layers),
+            ("layer-times", FILES.layer_times, read_layer_times),
         ):
             if (sent / name).is_file():
                 try:
@@ -103,13 +114,13 @@ def import_results(results: Path, bundle: Path, out: Path, *, force: bool) -> Ta
                 except EnvironmentProblem as problem:
                     warnings.append(f"left out: {problem}")
                     continue
-                kinds.move(kind, sent / name)
+                kinds.move(kind, sent / name, FILES.engine + BESIDE[kind])
         if (sent / BUILD_LOG).is_file():
-            kinds.move("engine-log", sent / BUILD_LOG)
+            kinds.move("engine-log", sent / BUILD_LOG, FILES.engine + BESIDE["engine-log"])
         _add_figures(report, manifest, found, latency, engine)
         report["warnings"] = [*report["warnings"], *warnings]
         write_text(folder / REPORT, dump_json(report))
-    return Taken(report, found, latency, out / ENGINE, tuple(warnings))
+    return Taken(report, found, latency, out / FILES.engine, tuple(warnings))
 
 
 class _Taking:
@@ -121,8 +132,8 @@ class _Taking:
     def add(self, kind: str, path: Path) -> None:
         self.report["artifacts"].append({"kind": kind, "path": path.name, "sha256": sha256(path)})
 
-    def move(self, kind: str, path: Path) -> Path:
-        target = path.rename(self.folder / path.name)
+    def move(self, kind: str, path: Path, name: str) -> Path:
+        target = path.rename(self.folder / name)
         self.add(kind, target)
         return target
 
@@ -141,64 +152,29 @@ def _report(packed: Path, bundle: Path) -> dict[str, Any]:
     return report
 
 
-def _facts(
-    folder: Path, manifest: Manifest, found: Results, report: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the facts of the engine's sidecar, as a build has them, and where it came from."""
-    told = found.told
-    quantization = manifest.value.get("quantization")
-    table, recipe = folder / TABLE, folder / RECIPE
-    return {
-        "engine": "trtexec",
-        "runtime": "tensorrt",
-        "runtime_version": ".".join(map(str, found.version)),
-        "precision": manifest.precision,
-        "shapes": manifest.shapes,
-        "device": manifest.device,
-        "dla": manifest.value.get("dla"),
-        "gpu": {"name": told.get("gpu", ""), "sm": told.get("sm", "")},
-        "host": {
-            key: told[key].strip()
-            for key in ("machine", "system", "model", "l4t", "driver", "power_mode")
-            if told.get(key, "").strip()
-        },
-        "command": _command(manifest, told),
-        "bundle_sha256": manifest.digest,
-        "dialect": "tensorrt" if quantization == "explicit" else None,
-        "source": report["source"].get("name"),
-        "source_digest": report["source"].get("digest"),
-        "onnx_sha256": sha256(folder / manifest.onnx),
-        "calibration_sha256": sha256(table) if table.is_file() else None,
-        "cache_sha256": sha256(folder / CACHE) if (folder / CACHE).is_file() else None,
-        "recipe_sha256": sha256(recipe) if recipe.is_file() else None,
-        "synthetic": bool(report.get("synthetic")),
-        "versions": versions(),
-    }
+def _machine(found: Results) -> Machine:
+    """Return the device, as build.sh tells of it."""
+    told = {key: text for key, text in found.told.items() if text.strip()}
+    name = told.get("gpu") or told.get("model", "")
+    more = ("driver", "l4t", "power_mode", "clocks", "model")
+    return Machine(
+        found.version,
+        {"name": name, "sm": told.get("sm")},
+        f"{told.get('system', '')} {told.get('machine', '')}".strip(),
+        {key: told[key].strip() for key in more if key in told},
+    )
 
 
 def _command(manifest: Manifest, told: Mapping[str, str]) -> list[str]:
-    """Return the words trtexec was given, files by their names; those left out are not there."""
+    """Return the words trtexec built with, files by their names; those left out are not there."""
     taken = set(told.get("flags", "").split())
-    for line in manifest.value["tensorrt"]:
-        if line["name"] == told.get("line"):
-            return [
-                by_name(word) for word in line.get("build", []) if word.partition("=")[0] in taken
-            ]
-    return []
+    words = _words(manifest, told, "build")
+    return [by_name(word) for word in words if word.partition("=")[0] in taken]
 
 
-def _latency(file: Path, manifest: Manifest, found: Results) -> LatencyProfile:
-    told = found.told
-    environment = {
-        "clock": _CLOCK,
-        "device": manifest.device,
-        "tensorrt": ".".join(map(str, found.version)),
-    }
-    for key in ("gpu", "model", "driver", "clocks", "power_mode", "l4t", "machine"):
-        if told.get(key, "").strip():
-            environment[key] = told[key].strip()
-    environment.setdefault("gpu", environment.get("model", manifest.device))
-    return read_times(file, batch=manifest.batch, environment=environment).latency
+def _words(manifest: Manifest, told: Mapping[str, str], which: str) -> list[str]:
+    lines = manifest.value["tensorrt"]
+    return next((list(x.get(which, [])) for x in lines if x["name"] == told.get("line")), [])
 
 
 def _add_figures(
@@ -221,17 +197,9 @@ def _add_figures(
         }
     )
     size = {manifest.precision: engine.stat().st_size}
-    report["metrics"].append({"name": "engine size", "unit": "bytes", "values": size, "note": ""})
+    report["metrics"].append(Metric("engine size", "bytes", size, engine.name).to_json())
     if latency is None:
         return
     report["latency"]["engine"] = latency.to_json()
-    where = latency.environment
-    report["metrics"].append(
-        {
-            "name": "engine latency",
-            "unit": "ms",
-            "values": {manifest.precision: latency.p50},
-            "note": f"{where['gpu']}, TensorRT {where['tensorrt']}, {_CLOCK}, median, "
-            f"batch {latency.batch}",
-        }
-    )
+    metric = engine_latency(latency, manifest.precision)
+    report["metrics"].append(metric.to_json())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 from helpers import conv_net, parse
 
 from graphopt.bundle.contents import Contents
-from graphopt.bundle.lines import PATHS, Line, lines
+from graphopt.bundle.lines import PLACES, Line, lines
 from graphopt.bundle.script import number, render
 from graphopt.calibrators import CalibrationTable
 from graphopt.engines import BuildOptions, ShapeRange
@@ -113,7 +113,7 @@ def test_names_of_inputs_reach_trtexec_as_they_are() -> None:
     assert f"--optShapes={name}:2x3" in words
     assert "--timingCacheFile=/o o/timing.cache" in words
     assert "--saveEngine=/o/model.engine.partial" in words
-    assert not any(path in done.stdout for path in PATHS)
+    assert not any(path in done.stdout for path in astuple(PLACES))
 
 
 def test_the_right_line_is_chosen_for_each_version() -> None:

@@ -67,11 +67,11 @@ def test_the_round_trip(
     facts = read_sidecar(out / "model.engine")
     assert facts["runtime_version"] == version
     assert facts["gpu"] == {"name": "Xavier", "sm": "7.2"}
-    assert ("--int8" in facts["command"]) == (version == "8.5.2")
-    assert "--onnx=model.onnx" in facts["command"]
+    assert ("--int8" in facts["trtexec"]) == (version == "8.5.2")
+    assert "--onnx=model.onnx" in facts["trtexec"]
     profile = LatencyProfile.from_json(json.loads((out / "latency.json").read_text()))
     assert profile == taken.latency
-    assert profile.environment["tensorrt"] == version
+    assert profile.environment["engine_version"] == version
     times = json.loads((jetson.out / "times.json").read_text())
     assert list(profile.samples_ms) == [run["computeMs"] for run in times]
     report = json.loads((out / "report.json").read_text())

@@ -75,6 +75,7 @@ def test_implicit_int8_is_for_what_has_it():
     assert t.reasons == (
         "for TensorRT 8.5 to 10, whichever t4 has: --trt-version names one, and may allow more",
         "implicit INT8, no Q/DQ in the graph: asked for",
+        "FP16 for layers without a range, or slower in INT8: implicit INT8 has both",
     )
 
 
@@ -91,6 +92,7 @@ def test_what_was_decided_is_said():
     assert target_of(ORIN, version=(10, 3, 0), int8=True, dla=0).reasons == (
         "implicit INT8, no Q/DQ in the graph: the DLA of jetson-agx-orin takes no Q/DQ before "
         "TensorRT 11.4.1",
+        "FP16 for layers without a range, or slower in INT8: implicit INT8 has both",
     )
     assert target_of(T4, version=(10, 3, 0), int8=True).reasons == ()
 

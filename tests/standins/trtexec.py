@@ -1,8 +1,9 @@
 """A stand-in for TensorRT's trtexec, one version at a time, strict about what that version takes.
 
-``install(folder, "8.5.2")`` writes an executable ``trtexec``. It runs nothing: it checks an ONNX
-model as that version's parser would, and writes that version's log and files, with times computed
-from the model's multiply-accumulates: the same model gives the same times, a pruned one less.
+``install(folder, "8.5.2")`` writes an executable ``trtexec``. It checks an ONNX model as that
+version's parser would, and writes that version's log and files, with times computed from the
+model's multiply-accumulates: the same model gives the same times, a pruned one less. Its engines
+hold the model, and their values are computed by ONNX Runtime, as the graph is written.
 
 What it can be made to do: see :class:`Behaviour`.
 """
@@ -36,7 +37,8 @@ class Behaviour:
         slow: seconds each step takes: one a stage, one a layer built.
         fail: a stage -> the error it ends with there.
         killed: the stage at which the system's out-of-memory killer ends it.
-        full: the files for which the disk is full: "save", "times", "profile", "layers", "cache".
+        full: the files for which the disk is full: "save", "times", "profile", "layers", "cache",
+            "values".
         garbage: "help" (no help of trtexec's), "log" (bytes that are no text among the lines),
             "times" (NaN and negative times), "hang" (goes on for ever while measuring).
         record: a file to which each command line is added, as JSON.

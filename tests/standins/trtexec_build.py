@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import trtexec_computes as computing
 import trtexec_network as network_of
 import trtexec_options as options_of
 import trtexec_writes as writes
+
+_ENDS = ("min", "max")
 
 
 class Failed(Exception):
@@ -283,6 +286,12 @@ class Building:
             "inputs": {name: list(shape) for name, shape in found.inputs.items()},
             "outputs": found.outputs,
             "shapes": {name: list(shape) for name, shape in shapes.items()},
+            "ranges": {
+                name: [list(first.get(which, first["opt"]).get(name, shape)) for which in _ENDS]
+                for first in [options.profiles[0] or {"opt": options.shapes}]
+                for name, shape in shapes.items()
+            },
+            "onnx": computing.embedded(Path(options.get("--onnx"))),
             "profiles": len(options.profiles),
             "layers": told,
             "ms": sum(layer["share"] for layer in told),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import trtexec_computes as computing
 import trtexec_options as options_of
 import trtexec_writes as writes
 from trtexec_build import Building, Failed
@@ -168,10 +169,10 @@ class Trtexec(Building):
                     "Inference set up failed",
                 )
             scale *= shape[0] / built_for[0] if shape and built_for else 1.0
-        for name, shape in facts["shapes"].items():
-            shown = "x".join(map(str, options.shapes.get(name, shape)))
-            self.say(f"Using random values for input {name}")
-            self.say(f"Created input binding for {name} with dimensions {shown}")
+        try:
+            feeds = computing.feeds(options, facts, self.version, self.say)
+        except computing.Wrong as wrong:
+            raise Failed(*wrong.args, "Inference set up failed") from None
         self.say("Starting inference")
         self.step("inference")
         while self.behaviour.garbage == "hang":
@@ -200,6 +201,10 @@ class Trtexec(Building):
                 f'"computeMs" : {found[0]["computeMs"]:.6g}', '"computeMs" : nan', 1
             )
         self.write(options.get("--exportTimes"), "times", text)
+        if options.has("--exportOutput"):
+            values = computing.run(facts, feeds)
+            text = computing.values_text(values, self.version)
+            self.write(options.get("--exportOutput"), "values", text)
         self.write(
             options.get("--exportProfile"),
             "profile",

@@ -21,7 +21,7 @@ from graphopt.engines.remote.job import Finished, Job, Waits
 from graphopt.engines.remote.link import Done, LinkLost, Progress
 from graphopt.engines.remote.local import LocalLink
 from graphopt.engines.remote.runner import run_job
-from graphopt.errors import EnvironmentProblem, OutputError
+from graphopt.errors import EnvironmentProblem, OutputError, UsageError
 
 NASTY = "a 'b' \"c\" $HOME `id`\n-d\\é"
 
@@ -201,6 +201,11 @@ def test_names_stay_in_the_folder(name: str) -> None:
             Job(("true",), **{field: {name: Path("x")}})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not a name for a cache"):
         Job(("true",), caches={"c": f"../{name}"})
+
+
+def test_an_input_that_is_not_there(waits: Waits, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*/none: No such file"):
+        run(sh("true", inputs={"in": tmp_path / "none"}), waits)
 
 
 def test_identity_is_what_was_asked_for(tmp_path: Path) -> None:

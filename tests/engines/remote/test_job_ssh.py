@@ -69,24 +69,26 @@ def test_there_and_back(sshd: Device, waits: Waits, cache: Path, tmp_path: Path)
 def test_cut_while_it_sends(sshd: Device, waits: Waits, cache: Path, tmp_path: Path) -> None:
     """And once more: what arrived is not sent again."""
     model = tmp_path / "model"
-    model.write_bytes(os.urandom(3_000_000))
-    sshd.proxy.cut_after(sent=1_500_000)
+    model.write_bytes(os.urandom(12_000_000))
+    sshd.proxy.cut_after(sent=9_000_000)
     job = sh("cp in out", inputs={"in": model}, outputs={"out": tmp_path / "got"})
     finished = over(sshd, job, waits)
     assert finished.status == 0
     assert (tmp_path / "got").read_bytes() == model.read_bytes()
-    assert sshd.proxy.sent < 4_500_000
+    # What the two kernels still held at the cut is lost; the rest is not sent again.
+    assert sshd.proxy.sent < 12_000_000 + 9_000_000 - 1_000_000
 
 
 def test_down_while_it_sends_and_resumed(
     sshd: Device, waits: Waits, cache: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    model.write_bytes(os.urandom(3_000_000))
+    model.write_bytes(os.urandom(16_000_000))
     job = sh("cp in out", inputs={"in": model}, outputs={"out": tmp_path / "got"})
 
-    def on_copy(_: str, at: int, __: int) -> None:
-        if at > 2_000_000:
+    def on_copy(*_: object) -> None:
+        # What was handed over here may lie in the buffers of two kernels: look there.
+        if any(p.stat().st_size > 2_000_000 for p in (cache / "objects").glob("*.part")):
             sshd.proxy.refuse()
             sshd.proxy.cut()
 
@@ -101,7 +103,7 @@ def test_down_while_it_sends_and_resumed(
     assert finished.status == 0
     assert finished.resumed
     assert (tmp_path / "got").read_bytes() == model.read_bytes()
-    assert sshd.proxy.sent - before < 3_000_000 - kept + 400_000
+    assert sshd.proxy.sent - before < 16_000_000 - kept + 800_000
 
 
 def test_cut_while_it_runs(sshd: Device, waits: Waits, tmp_path: Path) -> None:
@@ -236,7 +238,7 @@ def test_a_killed_clients_job_is_ended(
 
 def test_two_builds_at_once(sshd: Device, waits: Waits, tmp_path: Path) -> None:
     inside = tmp_path / "inside"
-    script = f'echo on; mkdir "{inside}" && sleep 1 && rmdir "{inside}" && echo alone'
+    script = f'echo on; mkdir "{inside}" && sleep 4 && rmdir "{inside}" && echo alone'
     first = client(sshd, tmp_path, script + " # 1")
     assert first.stdout is not None
     assert first.stdout.readline() == "on\n"

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from graphopt.engines.remote.link import Link, LinkLost, quoted, shown
+from graphopt.engines.remote.link import Link, LinkLost, quoted
 from graphopt.engines.remote.local import LocalLink
 from graphopt.engines.remote.talk import KEPT, Frame, Lines, Tail
+from graphopt.wording import one_line
 
 WORD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 
@@ -168,6 +169,6 @@ def test_a_line_that_never_ends_is_cut() -> None:
 
 def test_hostile_output_is_shown_harmlessly() -> None:
     text = "\x1b[2J\x1b]0;title\x07ok \x1b[31mred\x1b[0m\r\n\x9b1m\u202eback\0"
-    assert shown(text).isprintable()
-    assert shown(text).startswith("ok red")
-    assert shown("\x1b[2J\n") == ""
+    assert one_line(text).isprintable()
+    assert one_line(text).startswith("ok red")
+    assert one_line("\x1b[2J\n") == ""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -49,11 +50,13 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return str(request.param)
 
 
-def contender(folder: Path, rounds: int, *more: str) -> subprocess.Popen[str]:
+def contender(
+    folder: Path, rounds: int, *more: str, user: int | None = None
+) -> subprocess.Popen[str]:
     text = script("job.sh").partition("verb=$1")[0] + CONTEND
     words = ["sh", "-c", text, "sh", f"{folder}/lock", f"{folder}/inside", str(rounds), *more]
     return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, user=user
     )
 
 
@@ -65,6 +68,21 @@ def test_never_two_holders(shell: str, tmp_path: Path) -> None:
     assert "two holders" not in "".join(said)
     assert "".join(said) == "held\n" * (8 * 5 + 4)
     assert not (tmp_path / "lock.guard").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root becomes other users")
+@pytest.mark.parametrize("first", [None, 12345])
+def test_users_share_the_lock(first: int | None) -> None:
+    """In a folder as /tmp is, where nobody removes what is another's; whoever made the lock."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        assert contender(folder, 1, user=first).communicate(timeout=60)[0] == "held\n"
+        killed = contender(folder, 1, "die", user=12346)
+        assert killed.communicate(timeout=60)[0] == "held\n"
+        many = [contender(folder, 5, user=user) for user in (None, 12345, 12346, 12347)]
+        said = "".join(each.communicate(timeout=60)[0] for each in many)
+        assert said == "held\n" * 20
 
 
 def test_a_second_client_waits_and_is_told_for_whom(shell: str, tmp_path: Path) -> None:
