@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from graphopt.registry import Registry
 
@@ -23,6 +23,7 @@ __all__ = [
     "BuildOptions",
     "Engine",
     "GpuCalibration",
+    "Remote",
     "Session",
     "ShapeRange",
 ]
@@ -170,6 +171,14 @@ class Engine(Protocol):
 
     def open(self, path: Path, /) -> AbstractContextManager[Session]:
         """Open an artifact for running."""
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """What an engine can also do that builds on another machine: one that takes ``host``."""
+
+    def device(self) -> DeviceProfile:
+        """Return the profile of the machine, which is asked."""
 
 
 ENGINES = Registry(

@@ -53,9 +53,11 @@ def known_inputs(path: Path) -> dict[str, tuple[Dims, Dims | None]]:
     from graphopt.model import Model
 
     if is_engine(path):
+        told = (find_sidecar(path) or {}).get("inputs")
+        inputs = told if isinstance(told, dict) else {}
         return {
-            name: (tuple(a if a == b else None for a, b in zip(r.min, r.max, strict=True)), r.opt)
-            for name, r in known_ranges(path).items()
+            name: (_open(each, inputs.get(name)), each.opt)
+            for name, each in known_ranges(path).items()
         }
     return {
         name: (tuple(d if isinstance(d, int) else None for d in shape), None)
@@ -71,6 +73,17 @@ def known_batch(path: Path) -> int:
     """
     shapes = (tuned or shape for shape, tuned in known_inputs(path).values())
     return next((shape[0] for shape in shapes if shape), None) or 1
+
+
+def _open(ranges: ShapeRange, told: Any) -> Dims:
+    """Return a shape, None where it is open: one that is built for a single size still is."""
+    shape = told.get("shape") if isinstance(told, dict) else None
+    if not isinstance(shape, list) or len(shape) != len(ranges.min):
+        shape = list(ranges.min)
+    return tuple(
+        None if a != b or size is None else a
+        for a, b, size in zip(ranges.min, ranges.max, shape, strict=True)
+    )
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -33,6 +33,9 @@ _AMPERE = (8, 0)
 _NO_NAME = {"nvidia", "tesla", "gpu", "graphics", "nvgpu", "developer", "kit", "devkit", "module"}
 
 
+HERE = "this machine"
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where an engine would run. What is None or empty is not known, and not checked.
@@ -47,7 +50,7 @@ class Place:
     runtime: str
     version: str | None = None
     gpus: tuple[Gpu, ...] = ()
-    where: str = "this machine"
+    where: str = HERE
 
 
 def here(engine: Engine) -> Place:
@@ -89,7 +92,7 @@ def check_engine(
     problems = _problems(path, facts, place)
     if problems:
         problem, *more = problems
-        hint = [f"also: {other}" for other in more] + [rebuild_hint(path, facts or {})]
+        hint = [f"also: {other}" for other in more] + [rebuild_hint(path, facts or {}, place)]
         if facts is not None:
             hint.append(_way_out(path))
         raise type(problem)(str(problem), hint="\n".join(hint))
@@ -111,8 +114,8 @@ def reasons_against(path: str | os.PathLike[str], place: Place) -> list[str]:
         return [str(problem)]
 
 
-def rebuild_hint(path: Path, facts: Mapping[str, Any]) -> str:
-    """Return the command that builds the engine again, as far as its sidecar tells it."""
+def rebuild_hint(path: Path, facts: Mapping[str, Any], place: Place) -> str:
+    """Return the command that builds the engine for a place, as far as its sidecar tells it."""
     source = facts.get("source")
     words = ["graphopt", "build", _word(source) if isinstance(source, str) and source else "MODEL"]
     folder = path.parent
@@ -121,6 +124,8 @@ def rebuild_hint(path: Path, facts: Mapping[str, Any]) -> str:
     engine = facts.get("engine")
     if isinstance(engine, str) and re.fullmatch(r"[a-z0-9-]{1,40}", engine):
         words += ["--engine", engine]
+    if engine == "trtexec" and place.where != HERE:
+        words += ["--host", _word(place.where)]  # the recipe may name another machine
     words += ["-o", _word(str(folder)), "--force"]
     return f"build it again: {' '.join(words)}"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphoptError
     from graphopt.model import Model
     from graphopt.pipeline import build
-    from graphopt.prepare import Request
+    from graphopt.plan import Request
     from graphopt.recipe import Recipe
     from graphopt.report import Report
 

@@ -13,7 +13,7 @@ from graphopt.passes.base import PassResult
 from graphopt.passes.insert_qdq import excluded_nodes
 from graphopt.passes.to_fp16 import ToFp16, fp16_tensors
 from graphopt.passes.weight_only import WeightOnly
-from graphopt.prepare import BuildPlan
+from graphopt.plan import BuildPlan
 from graphopt.pruning import batches_of
 from graphopt.quantization.mixed import Found
 from graphopt.quantization.weight_only import weight_codes

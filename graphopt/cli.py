@@ -65,7 +65,9 @@ class Group(click.Group):
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Prune, quantize and verify ONNX models and build TensorRT engines.\n\n\b\n"
-    "graphopt build model.onnx --int8 --prune 0.3 --data images/ --preprocess imagenet",
+    "graphopt build model.onnx --int8 --prune 0.3 --data images/\n"
+    "graphopt build model.onnx --int8 --data images/ --device t4 --host me@server\n"
+    "graphopt bundle model.onnx --int8 --data images/ --device jetson-agx-xavier",
 )
 @click.version_option(graphopt.__version__, prog_name="graphopt")
 def cli() -> None:
@@ -92,11 +94,15 @@ def optimize(model: Path, **flags: Any) -> None:
     run_build(model, flags, console(flags), engine=False)
 
 
-@cli.command(cls=Sectioned)
+@cli.command(cls=Sectioned, short_help="Pack MODEL for a device out of reach.")
 @click.argument("model", type=FILE, metavar="MODEL|DIR")
 @BUNDLE
 def bundle(model: Path, **flags: Any) -> None:
-    """Pack MODEL, or a build's output, for a device out of reach."""
+    """Pack MODEL, or a build's output, for a device out of reach.
+
+    There: tar xzf BUNDLE, then sh build.sh in the folder, which needs trtexec and no Python.
+    Back here: graphopt import-results model-results.tar.gz --bundle BUNDLE.
+    """
     from graphopt.verbs_bundle import run_bundle
 
     run_bundle(model, flags, console(flags))
@@ -104,12 +110,15 @@ def bundle(model: Path, **flags: Any) -> None:
 
 @cli.command("import-results")
 @click.argument("results", type=FILE)
-@click.option("--bundle", type=FILE, required=True, metavar="FILE", help="What it was built from.")
+@click.option("--bundle", type=FILE, required=True, metavar="FILE", help="What was built there.")
 @click.option("-o", "--output", type=FILE, metavar="DIR", help="[the bundle's name, -graphopt]")
 @click.option("--force", is_flag=True, help="Write into a folder that exists.")
 @OUTPUT
 def import_results(results: Path, **flags: Any) -> None:
-    """Check what a device sent back; take in engine and times."""
+    """Check what a device sent back; take in engine and times.
+
+    RESULTS is what build.sh packed there, model-results.tar.gz.
+    """
     from graphopt.verbs_bundle import run_import_results
 
     run_import_results(results, flags, console(flags))
@@ -153,7 +162,7 @@ def calibrate(files: tuple[Path, ...], **flags: Any) -> None:
     run_calibrate(files, flags, console(flags))
 
 
-@cli.command()
+@cli.command(short_help="Say what a model, an engine or a table is made of.")
 @click.argument("file", type=FILE)
 @click.option("--device", metavar="NAME|FILE", default="host", help="The target.  [host]")
 @SHAPES
@@ -243,7 +252,7 @@ def engines(**flags: Any) -> None:
     run_engines(console(flags))
 
 
-@cli.command()
+@cli.command(short_help="Say what is here, or on --host, and what is missing.")
 @HOST
 @OUTPUT
 def doctor(**flags: Any) -> None:

@@ -22,8 +22,10 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2
         self.kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse bytes that are no UTF-8, and NUL."""
+        """Refuse nothing at all, bytes that are no UTF-8, and NUL."""
         text = os.fspath(value)
+        if not text.strip():
+            self.fail("is empty", param, ctx)  # most often a variable of the shell that is not set
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -48,6 +50,7 @@ FILE, TEXT = Name(Path), Name()
 COUNT, NATURAL = click.IntRange(min=1), click.IntRange(min=0)
 POINTS, TIME = Number(min=0, max=100), Number(min=0)
 DECIBELS = Number(min=0, max=200)
+LIMIT = Number(min=0, min_open=True, max=1_000_000)
 
 
 def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -56,6 +59,18 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
     def apply(command: Command) -> Command:
         for decorator in reversed(decorators):
             command = decorator(command)
+        return command
+
+    return apply
+
+
+def hidden(*names: str) -> Callable[[Command], Command]:
+    """Leave options out of the help: those that a verb refuses, with the way out."""
+
+    def apply(command: Command) -> Command:
+        for param in command.__click_params__:  # type: ignore[attr-defined]
+            if param.name in names:
+                param.hidden = True
         return command
 
     return apply
@@ -114,8 +129,8 @@ SHAPES = options(
     click.option("--max-shapes", multiple=True, metavar="IN:32x3x…", help="Greatest input shape."),
 )
 HOST = options(
-    click.option("--host", metavar="[USER@]HOST", help="Use trtexec there, over ssh."),
-    click.option("--trtexec", metavar="PATH", help="The trtexec to use, here or there."),
+    click.option("--host", type=TEXT, metavar="[USER@]HOST", help="Use trtexec there, over ssh."),
+    click.option("--trtexec", type=TEXT, metavar="PATH", help="The trtexec to use, here or there."),
 )
 SHARE = Number(min=0, max=1, min_open=True, max_open=True)
 _COMPRESS = options(
@@ -167,7 +182,9 @@ _COMPRESS = options(
             help="TensorRT the model is for.  [what builds; else all of the device's]",
         ),
         SHAPES,
-        click.option("--dla", type=NATURAL, metavar="CORE", help="Build for this DLA core."),
+        click.option(
+            "--dla", type=click.IntRange(0, 15), metavar="CORE", help="Build for this DLA core."
+        ),
         click.option("--no-gpu-fallback", is_flag=True, help="All of it on the DLA, or fail."),
         click.option(
             "--builder-level", type=click.IntRange(0, 5), metavar="0-5", help="How long to search."
@@ -177,7 +194,7 @@ _COMPRESS = options(
             "--timing-cache", type=FILE, metavar="FILE", help="[one for each TensorRT and GPU]"
         ),
         click.option(
-            "--time-limit", type=TIME, metavar="S", help="Stop a build that takes longer."
+            "--time-limit", type=LIMIT, metavar="S", help="Stop a build that takes longer."
         ),
     ),
     section(
@@ -308,6 +325,7 @@ COMPRESS = options(
     ),
 )
 BUNDLE = options(
+    hidden("host", "trtexec", "timing_cache", "calibrate_on_gpu"),
     _COMPRESS,
     section(
         "Output",

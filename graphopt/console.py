@@ -128,5 +128,5 @@ class Console:
 
 
 def _figures(cells: Iterable[str]) -> bool:
-    """Whether a column holds figures, which stand to the right."""
-    return all(not cell or cell[0].isdigit() or cell[0] in "+-" for cell in cells)
+    """Whether a column holds figures, which stand to the right; a dash stands for one."""
+    return all(cell in ("", "-") or cell[cell[0] in "+-" :][:1].isdigit() for cell in cells)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphopt.engines import ENGINES, BuildOptions, Engine
-from graphopt.engines.releases import parse_release
+from graphopt.engines.releases import parse_release, spell_version
 from graphopt.engines.target import Target, rtx_target, target_of
 from graphopt.errors import UsageError
+from graphopt.files import output_error, scratch_beside
+from graphopt.model import Model
 from graphopt.profiles import DeviceProfile
 from graphopt.quantize_options import parse_size
 from graphopt.recipe import Recipe
 from graphopt.wording import one_of
 
 TRTEXEC = "trtexec"
+_LEAST_WORKSPACE = 1 << 20
 
 
 def engine_name(recipe: Recipe) -> str:
@@ -63,8 +66,9 @@ def check_engine(recipe: Recipe, engine: Engine) -> None:
     for field, (flag, given) in asked.items():
         if given and field not in engine.takes:
             others = [n for n in ENGINES.names() if field in ENGINES.load(n).takes]
+            chosen = " (chosen for this device)" if wanted.name == "auto" else ""
             raise UsageError(
-                f"the engine {engine.name} has no {flag}: leave it out, or use --engine "
+                f"the engine {engine.name}{chosen} has no {flag}: leave it out, or use --engine "
                 f"{one_of(others)}"
             )
 
@@ -85,21 +89,58 @@ def choose_target(recipe: Recipe, engine: Engine, device: DeviceProfile, *, buil
     given = None if wanted.tensorrt is None else parse_release(wanted.tensorrt)
     if engine.name not in ("tensorrt", TRTEXEC):
         if given is not None:
-            raise UsageError(f"--trt-version is about TensorRT, and the engine is {engine.name}")
+            raise UsageError(
+                f"--trt-version is about TensorRT, and the engine is {engine.name}: leave it out, "
+                "or use --engine tensorrt or trtexec"
+            )
         if wanted.dla is not None:
             raise UsageError(f"the engine {engine.name} has no --dla: use --engine trtexec")
         if engine.name == "tensorrt-rtx":
             return rtx_target(device, int8=quantize.int8)
         return Target(device, quantization="explicit" if quantize.int8 else None)
-    found = engine.version() if built and given is None else None
+    told = engine.version() if built else None
+    found = given if told is None else parse_release(told)
+    if given is not None and found is not None and found[:2] != given[:2]:
+        raise UsageError(
+            f"--trt-version is {spell_version(given)}, and the TensorRT that builds is "
+            f"{spell_version(found)}: leave --trt-version out, or write for the other one with "
+            "graphopt optimize"
+        )
+    if built and wanted.more_shapes and engine.name == TRTEXEC and found and found < (10, 0, 0):
+        raise UsageError(
+            f"trtexec of TensorRT {spell_version(found)} builds for one optimization profile, and "
+            f"{1 + len(wanted.more_shapes)} are asked for: give one that covers them"
+        )
     return target_of(
         device,
-        version=given if found is None else parse_release(found),
+        version=found,
         int8=quantize.int8,
         fp16=quantize.fp16,
         quantization=quantize.quantization,
         dla=wanted.dla,
     )
+
+
+def check_build(engine: Engine, model: Model, options: BuildOptions) -> None:
+    """Refuse before any work what would be refused after it.
+
+    Raises:
+        OutputError: the file for kernel timings cannot be written.
+        GraphoptError: trtexec cannot be told of these shapes or sizes.
+    """
+    from graphopt.engines.trtexec.engine import Trtexec
+
+    cache = options.timing_cache
+    if cache is not None:
+        try:
+            if cache.exists() and not cache.is_file():
+                raise UsageError(f"--timing-cache {cache} is no file: name one")
+            with scratch_beside(cache):
+                pass
+        except OSError as problem:
+            raise output_error(cache, problem) from problem
+    if isinstance(engine, Trtexec):
+        engine.check(model, options)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -109,8 +150,10 @@ def check_recipe(recipe: Recipe) -> None:
         UsageError: one line.
     """
     wanted, quantize = recipe.engine, recipe.quantize
-    if wanted.workspace is not None:
-        parse_size(wanted.workspace)
+    if wanted.workspace is not None and parse_size(wanted.workspace) < _LEAST_WORKSPACE:
+        raise UsageError(
+            f"--workspace {wanted.workspace} is less than 1 MiB: write it like 2GB or 512MB"
+        )
     if not wanted.gpu_fallback and wanted.dla is None:
         raise UsageError("--no-gpu-fallback is about the DLA: give --dla 0")
     if wanted.dla is not None and not (quantize.int8 or quantize.fp16):

@@ -14,7 +14,7 @@ from graphopt.dialects.codes import Codes
 from graphopt.engines.dla_ranges import joined_ranges
 from graphopt.model import Model
 from graphopt.passes.to_fp16 import fp16_tensors
-from graphopt.prepare import BuildPlan
+from graphopt.plan import BuildPlan
 from graphopt.pruning import batches_of
 from graphopt.quantization.mixed import Found, Limit, Placement, find
 from graphopt.quantization.refine import NEAREST, WeightOptions, prepare_weights, refine
@@ -333,10 +333,13 @@ def insert(
         result = step(model)
         stage.record(result)
         stage.facts = {"dialect": plan.engine.dialect}
+        if plan.implicit:
+            stage.facts["stands_for"] = "implicit INT8: the model that is built has no Q/DQ"
     ui.info(
         f"{step.name}: {result.counts().get('quantized', 0)} operators in the "
         f"{plan.engine.dialect} dialect; {len(result.skipped)} left in floating point "
         f"({stage.seconds:.2f} s)"
+        + ("; to measure by: what is built has no Q/DQ" if plan.implicit else "")
     )
     for skip in result.skipped:
         ui.detail(f"floating point {skip.where}: {skip.reason}")

@@ -49,7 +49,9 @@ def opened(
     engine = ENGINES.load(name)()
     why = engine.missing() or engine.cannot_run()
     if why:
-        raise EnvironmentProblem(f"{path.name} cannot be run here: {why}")
+        by_trtexec = "trtexec runs it too: --trtexec PATH, or --host for another machine"
+        hint = by_trtexec if name == "tensorrt" else ""
+        raise EnvironmentProblem(f"{path.name} cannot be run here: {why}", hint=hint)
     check_engine(path, here(engine), warn=warn)
     options = {}
     if name == "onnxruntime":

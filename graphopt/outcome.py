@@ -14,7 +14,8 @@ from graphopt.errors import UnsupportedModelError
 from graphopt.measure import fidelity, latencies
 from graphopt.model import Model
 from graphopt.optimize import Optimized
-from graphopt.prepare import NO_GATE, BuildPlan
+from graphopt.plan import BuildPlan
+from graphopt.prepare_data import NO_GATE
 from graphopt.profiles import LatencyProfile
 from graphopt.report import Metric, Report, engine_latency
 from graphopt.verify import Fidelity
@@ -141,7 +142,9 @@ class Outcome:
             known = {n: scale * v for n, v in values.items() if v is not None and math.isfinite(v)}
             notes = [note]
             if self.plan.implicit and self.last in known:
-                notes.append("Q/DQ stands for implicit INT8, whose layers TensorRT chooses itself")
+                asked = self.plan.request.recipe.quantize
+                own = "layers and ranges" if asked.gpu_calibration else "layers"
+                notes.append(f"Q/DQ stands for implicit INT8, whose {own} TensorRT chooses itself")
             if self.plan.options.fp16:
                 notes.append("without FP16, which TensorRT chooses layers for by itself")
             elif name == "SQNR" and self.plan.half:

@@ -22,7 +22,9 @@ from graphopt.model import Model
 from graphopt.optimize import Optimized, optimize
 from graphopt.outcome import Outcome
 from graphopt.output import CACHE, MODEL, RECIPE, TABLE, staged
-from graphopt.prepare import BuildPlan, Request, prepare
+from graphopt.plan import BuildPlan, Request
+from graphopt.prepare import prepare
+from graphopt.quantize_options import BLOCK_OPSET
 from graphopt.recipe import Prune, Recipe
 from graphopt.report import Report, origin
 from graphopt.runtime import open_session
@@ -277,6 +279,11 @@ def _mind_opset(plan: BuildPlan, model: Model, ui: Console) -> None:
         ui.warn(
             f"the model is of opset {model.opset}, and the oldest TensorRT for "
             f"{plan.device.name} parses up to {safe}: --trt-version names the one that it has"
+        )
+    elif plan.request.recipe.quantize.weights and safe is not None and safe < BLOCK_OPSET:
+        ui.warn(
+            f"integer weights need TensorRT 10, and {plan.device.name} may have an older one: "
+            "--trt-version names the one that it has"
         )
 
 

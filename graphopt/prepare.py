@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from graphopt.calibrators.sources import load_table
 from graphopt.console import Console
-from graphopt.data import EXAMPLES, Dataset, Preprocess, load_preprocess, open_data, synthetic
+from graphopt.data import load_preprocess
 from graphopt.engine_options import (
-    build_options,
+    check_build,
     check_engine,
     check_recipe,
     choose_target,
@@ -18,155 +18,41 @@ from graphopt.engine_options import (
     make_engine,
     refuse_explicit,
 )
-from graphopt.engines import ENGINES, BuildOptions, Engine, ShapeRange
+from graphopt.engines import ENGINES, Engine, Remote, ShapeRange
 from graphopt.engines.dla import dla_report
 from graphopt.engines.select import choose
-from graphopt.engines.shapes import resolve_shapes
 from graphopt.engines.target import Target
 from graphopt.errors import DataError, UnsupportedModelError, UsageError
 from graphopt.graph import is_standard, walk
-from graphopt.honesty import check_answers, check_apart, check_repeated, check_scale
+from graphopt.honesty import check_scale
 from graphopt.model import Model
 from graphopt.opening import check_inputs
-from graphopt.optimize import Aids, named_pass
+from graphopt.optimize import named_pass
 from graphopt.passes.lower_opset import LowerOpset
 from graphopt.passes.sparsity import check_sparsity, parse_sparsity
+from graphopt.plan import BuildPlan, Request
+from graphopt.prepare_data import (
+    NO_DATA,
+    doubts,
+    keep_apart,
+    open_calibration,
+    open_evaluation,
+    try_out,
+)
 from graphopt.profiles import DeviceProfile, load_device
-from graphopt.profiles.device import Version
 from graphopt.prune_options import check_pruning, choose_align, decide_pruning
 from graphopt.quantize_options import (
     check_device,
     check_quantization,
     decide_quantization,
-    label,
 )
 from graphopt.recipe import Recipe
 from graphopt.report import Report
-from graphopt.verify import check_labels, class_output, numeric, opened
-from graphopt.wording import counted, spell
+from graphopt.shape_options import choose_shapes, more_profiles
+from graphopt.verify import opened
+from graphopt.wording import counted
 
-MAX_AUTO_BATCH = 16
-CACHE_VERSION = (8, 5, 2)
-SYNTHETIC_SAMPLES = 64
-
-NO_DATA = f"""calibration needs samples of what the model will see; one of:
-{EXAMPLES}
-  --synthetic                              random data: for latency only, accuracy means nothing"""
-
-NO_GATE = (
-    "--max-drop needs an output of class scores, of shape (N, C), and this model has none: "
-    "use --min-sqnr, in dB"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the user asked for.
-
-    Attributes:
-        model: path of the ONNX file.
-        recipe: every option.
-        out: folder for the results.
-        force: an existing folder may be written into.
-        build_engine: False stops at the optimized ONNX.
-    """
-
-    model: Path
-    recipe: Recipe
-    out: Path
-    force: bool = False
-    build_engine: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class BuildPlan:
-    """A request with every name resolved.
-
-    Attributes:
-        request: what was asked for.
-        model: the model as given.
-        engine: what builds; its dialect decides where Q/DQ goes.
-        device: the target.
-        calibration: samples to calibrate on, or None.
-        evaluation: samples to measure fidelity on.
-        align: pruned widths are a multiple of this.
-        shapes: input name -> shapes, for every dynamic input.
-        target: how the model is written for the device.
-        more_shapes: further optimization profiles.
-        unrunnable: why ONNX Runtime cannot run the model, so that nothing is verified or timed;
-            empty where it can.
-        original: what a model that was pruned elsewhere was before, or None.
-    """
-
-    request: Request
-    model: Model
-    engine: Engine
-    device: DeviceProfile
-    calibration: Dataset | None
-    evaluation: Dataset
-    align: int
-    shapes: Mapping[str, ShapeRange]
-    unrunnable: str = ""
-    original: Model | None = None
-    target: Target = field(default_factory=lambda: Target(DeviceProfile("host")))
-    more_shapes: tuple[Mapping[str, ShapeRange], ...] = ()
-
-    @property
-    def implicit(self) -> bool:
-        """Whether INT8 is told by ranges beside the graph, and not by Q/DQ in it."""
-        return self.request.recipe.quantize.quantization == "implicit"
-
-    @property
-    def half(self) -> bool:
-        """Whether FP16 is to be written into the graph; else it is the builder's to choose."""
-        return self.request.recipe.quantize.fp16 and self.target.fp16_in_graph
-
-    @property
-    def cache_version(self) -> Version:
-        """The TensorRT that a calibration cache is written for."""
-        version = self.target.version or self.device.oldest_tensorrt or CACHE_VERSION
-        # Of 8.5 alone there never was a patch 0; it stands for any.
-        return CACHE_VERSION if version == (*CACHE_VERSION[:2], 0) else version
-
-    @property
-    def cache_is_sure(self) -> bool:
-        """Whether no other TensorRT can be meant than the one a cache is written for."""
-        device, version = self.device, self.target.version
-        if version is None:
-            only = device.oldest_tensorrt
-            return only is not None and only == device.newest_tensorrt
-        # Before 10 a version without its patch, like 8.5, names none that there is.
-        return version[0] >= 10 or version[2] > 0
-
-    @property
-    def aids(self) -> Aids:
-        """What pruning and recovery may use."""
-        data = self.calibration
-        return Aids(
-            samples=None if data is None or data.synthetic or self.unrunnable else data,
-            device=self.device,
-            shapes={name: s.opt for name, s in self.shapes.items()},
-            original=self.original,
-        )
-
-    @property
-    def precision(self) -> str:
-        """What the graph of the result carries."""
-        quantize = self.request.recipe.quantize
-        return label(quantize if self.half else quantize.model_copy(update={"fp16": False}))
-
-    @property
-    def options(self) -> BuildOptions:
-        """What the engine needs to know."""
-        recipe = self.request.recipe
-        return replace(
-            build_options(recipe, self.device),
-            shapes=self.shapes,
-            more_shapes=self.more_shapes,
-            precision=self.precision,
-            # Beside implicit INT8, what TensorRT leaves out of it is to be no slower than FP16.
-            fp16=(recipe.quantize.fp16 or self.implicit) and not self.target.fp16_in_graph,
-        )
+Make = Callable[[str], Engine]
 
 
 def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
@@ -179,10 +65,11 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     check_names(recipe)
     if recipe.quantize.table is not None:
         load_table(recipe.quantize.table)  # told before any work where it is none
-    device = _device(recipe, report, ui)
+    make = _maker(recipe)
+    device = _device(recipe, make, report, ui)
     if recipe.weights.sparsity is not None:
         check_sparsity(parse_sparsity(recipe.weights.sparsity), device)
-    engine, reason = _engine(request, device)
+    engine, reason = _engine(request, device, make)
     reason = reason.removeprefix(f"{engine.name}: ")
     report.decide("engine", engine.name, reason)
     ui.info(f"engine {engine.name}: {reason}")
@@ -197,8 +84,8 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     check_inputs(model)
     report.source = describe(request.model, model)
     preprocess = load_preprocess(recipe.data.preprocess) if recipe.data.preprocess else None
-    calibration = _calibration(model, recipe, preprocess, report, ui)
-    evaluation = _evaluation(model, recipe, preprocess, calibration, report, ui)
+    calibration = open_calibration(model, recipe, preprocess, report, ui)
+    evaluation = open_evaluation(model, recipe, preprocess, calibration, report, ui)
     done_before = (calibration or evaluation).preprocess
     report.source["preprocessing"] = None if done_before is None else done_before.to_json()
     align = recipe.prune.align
@@ -210,8 +97,8 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     more = more_profiles(model, recipe, shapes)
     if target.dla is not None:
         _list_for_dla(model, recipe, target, shapes, report, ui)
-    _keep_apart(request, calibration, evaluation)
-    for warning in _doubts(calibration, evaluation):
+    keep_apart(request, calibration, evaluation)
+    for warning in doubts(calibration, evaluation):
         ui.warn(warning)
     model = fit_opset(model, target, report, ui)
     unrunnable = _custom_ops_refused(request, model, engine)
@@ -221,7 +108,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     else:
         for warning in check_scale(model, calibration or evaluation):
             ui.warn(warning)
-        _try_out(request, evaluation, ui)
+        try_out(request, evaluation, ui)
     pruning = decide_pruning(recipe, calibration, bool(unrunnable), report, ui)
     if target.quantization == "implicit":
         refuse_explicit(recipe)
@@ -235,7 +122,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     )
     request = replace(request, recipe=_resolved(recipe, engine, align, pruning, bits, shapes))
     report.recipe = request.recipe.model_dump(mode="json")
-    return BuildPlan(
+    plan = BuildPlan(
         request,
         model,
         engine,
@@ -249,6 +136,9 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
         target,
         more,
     )
+    if request.build_engine:
+        check_build(engine, model, plan.options)
+    return plan
 
 
 def _original(recipe: Recipe, model: Model) -> Model | None:
@@ -292,13 +182,27 @@ def _resolved(
     )
 
 
-def _device(recipe: Recipe, report: Report, ui: Console) -> DeviceProfile:
+def _maker(recipe: Recipe) -> Make:
+    """Return what makes each engine once: on a device it asks what is there, which takes time."""
+    made: dict[str, Engine] = {}
+
+    def make(name: str) -> Engine:
+        if name not in made:
+            made[name] = make_engine(name, recipe)
+        return made[name]
+
+    return make
+
+
+def _device(recipe: Recipe, make: Make, report: Report, ui: Console) -> DeviceProfile:
     """Return the target: the one named, or the machine that ``--host`` names."""
     wanted = recipe.engine
     if wanted.host is None or wanted.device != "host":
         return load_device(wanted.device)
-    engine = make_engine(engine_name(recipe), recipe)
-    device: DeviceProfile = engine.device()  # type: ignore[attr-defined]
+    engine = make(engine_name(recipe))
+    if not isinstance(engine, Remote):
+        raise UsageError(f"the engine {engine.name} builds here, and --host names another machine")
+    device = engine.device()
     report.decide("device", device.name, f"what {wanted.host} is")
     ui.info(f"device {device.name}: {device.title}, what {wanted.host} is")
     return device
@@ -389,66 +293,15 @@ def _custom_ops_refused(request: Request, model: Model, engine: Engine) -> str:
         return lacks
 
 
-def _keep_apart(request: Request, *data: Dataset | None) -> None:
-    """Refuse an output folder whose files would overwrite the model, or become a class of data.
-
-    Raises:
-        UsageError: one line that says which.
-    """
-    out, model = request.out.resolve(), request.model.resolve()
-    if model.parent == out and model.name.startswith("model."):
-        raise UsageError(
-            f"{request.model} lies in the output folder and could be overwritten: "
-            "use another -o, or another name for the model"
-        )
-    for dataset in data:
-        if dataset is None or not dataset.classes:
-            continue
-        root = Path(dataset.spec).resolve()
-        if out == root or root in out.parents:
-            raise UsageError(
-                f"{request.out} lies in {dataset.spec}, whose sub-folders are classes: "
-                "use an -o outside the data"
-            )
-
-
-def _doubts(calibration: Dataset | None, evaluation: Dataset) -> list[str]:
-    """Return what makes the samples a poor judge of anything."""
-    if calibration is None:
-        return []
-    return [*check_apart(calibration, evaluation), *check_repeated(calibration)]
-
-
-def _try_out(request: Request, data: Dataset, ui: Console) -> None:
-    """Run the model as given on one batch, so that what it refuses is told before any work.
-
-    Raises:
-        UnsupportedModelError: ONNX Runtime refuses it, or a gate has nothing to judge by.
-        DataError: a label is no class of the model.
-    """
-    with opened(request.model) as run:
-        for warning in check_answers(run, data):
-            ui.warn(warning)
-        feeds = next(iter(data.batches(1)))
-        outputs = {name: numeric(name, value) for name, value in run(feeds).items()}
-    output = class_output(outputs, min(len(array) for array in feeds.values()))
-    if output is not None and data.labels is not None:
-        check_labels(data.labels, output, outputs[output].shape[1])
-    if output is None and request.recipe.gate.max_drop is not None:
-        raise UnsupportedModelError(NO_GATE)
-
-
-def _engine(request: Request, device: DeviceProfile) -> tuple[Engine, str]:
+def _engine(request: Request, device: DeviceProfile, make: Make) -> tuple[Engine, str]:
     """Choose what builds; where nothing is built, what the Q/DQ is placed for."""
     recipe = request.recipe
     name = engine_name(recipe)
     if request.build_engine or (name == "auto" and device.sm is None):
         precision = "int8" if recipe.quantize.int8 else "fp32"
-        return choose(
-            name, device, precision=precision, make=lambda name: make_engine(name, recipe)
-        )
+        return choose(name, device, precision=precision, make=make)
     if name != "auto":
-        return make_engine(name, recipe), "asked for; nothing is built, Q/DQ is placed for it"
+        return make(name), "asked for; nothing is built, Q/DQ is placed for it"
     return ENGINES.load("tensorrt")(), f"{device.name} is an NVIDIA GPU; nothing is built"
 
 
@@ -486,116 +339,3 @@ def describe(path: Path, model: Model) -> dict[str, object]:
         "inputs": {n: [str(d), list(s)] for n, (d, s) in model.inputs().items()},
         "outputs": [t.name for t in model.graph.outputs],
     }
-
-
-def read(
-    spec: str, model: Model, recipe: Recipe, preprocess: Preprocess | None, *, all_of_it: bool
-) -> Dataset:
-    """Open a data SPEC for a model; ``--samples`` limits calibration, never evaluation."""
-    return open_data(
-        spec,
-        model.inputs(),
-        preprocess=preprocess,
-        limit=None if all_of_it else recipe.data.samples,
-        seed=recipe.data.seed,
-    )
-
-
-def _calibration(
-    model: Model, recipe: Recipe, preprocess: Preprocess | None, report: Report, ui: Console
-) -> Dataset | None:
-    if recipe.data.calibration:
-        data = read(recipe.data.calibration, model, recipe, preprocess, all_of_it=False)
-        ui.info(f"calibration data: {data.summary()}")
-        return data
-    if not recipe.quantize.int8 or recipe.quantize.table:
-        return None
-    report.synthetic = True
-    ui.warn(
-        "SYNTHETIC calibration data: latency is real, accuracy is meaningless; do not ship this"
-    )
-    return _synthetic(model, recipe)
-
-
-def _evaluation(
-    model: Model,
-    recipe: Recipe,
-    preprocess: Preprocess | None,
-    calibration: Dataset | None,
-    report: Report,
-    ui: Console,
-) -> Dataset:
-    if recipe.data.evaluation:
-        data = read(recipe.data.evaluation, model, recipe, preprocess, all_of_it=True)
-        ui.info(f"evaluation data: {data.summary()}")
-        if calibration is not None and calibration.digest == data.digest:
-            ui.warn("--eval is the calibration data: the accuracy shown is optimistic")
-        return data
-    if calibration is not None and not calibration.synthetic:
-        report.decide("evaluation", "calibration data", "no --eval was given")
-        ui.warn("no --eval: fidelity is measured on the calibration data, which is optimistic")
-        return calibration
-    report.decide("evaluation", "random inputs", "no --eval and no --data was given")
-    ui.info("fidelity is measured on random inputs: give --eval for figures that mean something")
-    return calibration or _synthetic(model, recipe)
-
-
-def _synthetic(model: Model, recipe: Recipe) -> Dataset:
-    shapes = {name: s.opt for name, s in recipe.engine.shapes.items()}
-    count = min(recipe.data.samples, SYNTHETIC_SAMPLES)
-    return synthetic(model.inputs(), count, seed=recipe.data.seed, shapes=shapes)
-
-
-def choose_shapes(
-    model: Model, recipe: Recipe, data: Dataset, report: Report, ui: Console
-) -> dict[str, ShapeRange]:
-    """Give every dynamic input its min, opt and max shapes.
-
-    A dynamic first dimension becomes 1 .. 16 tuned for 1; other open dimensions take the size
-    the data has.
-
-    Raises:
-        UsageError: a named input does not exist, or a given shape contradicts the model.
-    """
-    shapes = {
-        name: ShapeRange(given.min, given.opt, given.max)
-        for name, given in recipe.engine.shapes.items()
-    }
-    sample = {name: array.shape[1:] for name, array in next(iter(data.batches(1))).items()}
-    for name, (_, shape) in model.inputs().items():
-        if name in shapes or all(isinstance(d, int) for d in shape):
-            continue
-        rest = tuple(
-            d if isinstance(d, int) else int(sample[name][i]) for i, d in enumerate(shape[1:])
-        )
-        batch = shape[0]
-        most = MAX_AUTO_BATCH if recipe.engine.dla is None else 1  # a DLA takes fixed shapes
-        low, high = (batch, batch) if isinstance(batch, int) else (1, most)
-        shapes[name] = ShapeRange((low, *rest), (low, *rest), (high, *rest))
-        spelled = spell((low, *rest))
-        report.decide(
-            f"shapes of {name}", f"{spelled}, batch up to {high}", "dynamic, none were given"
-        )
-        ui.info(
-            f"input {name}: built for {spelled}, batch {low} to {high}; "
-            "--min-shapes/--opt-shapes/--max-shapes change it"
-        )
-    resolve_shapes(model, shapes)  # what the engine would refuse, before any work
-    return shapes
-
-
-def more_profiles(
-    model: Model, recipe: Recipe, first: Mapping[str, ShapeRange]
-) -> tuple[Mapping[str, ShapeRange], ...]:
-    """Return the optimization profiles after the first; what one leaves out is as in the first.
-
-    Raises:
-        UsageError: a shape contradicts the model.
-    """
-    found = []
-    for given in recipe.engine.more_shapes:
-        shapes = {name: ShapeRange(s.min, s.opt, s.max) for name, s in given.items()}
-        profile = {**first, **shapes}
-        resolve_shapes(model, profile)
-        found.append(profile)
-    return tuple(found)

@@ -187,15 +187,15 @@ class Engine(_Part):
 
     name: str = "auto"
     device: str = "host"
-    host: str | None = None
-    trtexec: str | None = None
+    host: str | None = Field(default=None, min_length=1)
+    trtexec: str | None = Field(default=None, min_length=1)
     tensorrt: str | None = None
     dla: int | None = Field(default=None, ge=0, le=15)
     gpu_fallback: bool = True
     level: int | None = Field(default=None, ge=0, le=5)
     workspace: str | None = None
     timing_cache: str | None = None
-    time_limit: float | None = Field(default=None, gt=0)
+    time_limit: float | None = Field(default=None, gt=0, le=1_000_000)
     shapes: dict[str, Shapes] = Field(default_factory=dict)
     more_shapes: tuple[dict[str, Shapes], ...] = ()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from graphopt.verify import Runner
 
 SAMPLES_BY_TRTEXEC = 64
-"""``--samples`` where it is not given and each batch is a run of trtexec, which loads the engine."""
+"""``--samples`` by default where each batch is a run of trtexec, which loads the engine anew."""
 
 
 def recipe_of(flags: Mapping[str, Any]) -> Recipe:
@@ -103,7 +103,7 @@ def recipe_of(flags: Mapping[str, Any]) -> Recipe:
 def run_build(model: Path, flags: dict[str, Any], ui: Console, *, engine: bool) -> None:
     """``graphopt build`` and ``graphopt optimize``."""
     from graphopt.pipeline import build, preview
-    from graphopt.prepare import Request
+    from graphopt.plan import Request
 
     out = flags["output"] or Path(f"{model.stem}-graphopt")
     request = Request(model, recipe_of(flags), out, flags["force"], build_engine=engine)
@@ -171,6 +171,11 @@ def run_inspect(path: Path, flags: dict[str, Any], ui: Console) -> None:
 
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for a name too long
         raise UsageError(f"no such file: {path}")
+    if path.name.lower().endswith((".tar.gz", ".tgz")):
+        raise UsageError(
+            f"{path} is an archive: unpack it with tar xzf, and inspect a file of it; a bundle "
+            "tells what it is in manifest.json"
+        )
     if is_engine(path):
         inspect_engine(path, ui)
         return

@@ -32,7 +32,7 @@ def run_analyze(model_path: Path, flags: Mapping[str, Any], ui: Console) -> None
     from graphopt.channels.importance import IMPORTANCES
     from graphopt.model import Model
     from graphopt.opening import check_inputs
-    from graphopt.prepare import NO_DATA
+    from graphopt.prepare_data import NO_DATA
     from graphopt.quantize_options import DEFAULT_CALIBRATOR
     from graphopt.sensitivity import KINDS, MEASURED, RATIOS, Options, analyze, parse_ratios
     from graphopt.verbs import refuse_overwrite

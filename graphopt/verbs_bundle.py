@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ TRUST = (
 
 def run_bundle(model: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt bundle``."""
-    from graphopt.bundle.pack import bundle_name, needs_nvidia, pack
+    from graphopt.bundle.pack import bundle_name, check_request, pack
     from graphopt.profiles import load_device
 
     recipe = recipe_of(flags)
@@ -35,8 +36,10 @@ def run_bundle(model: Path, flags: dict[str, Any], ui: Console) -> None:
     if os.path.isdir(model):  # noqa: PTH112 - Path.is_dir() raises for a name too long
         _bundle_folder(model, recipe, flags, ui)
         return
+    if not os.path.exists(model):  # noqa: PTH110 - Path.exists() raises for a name too long
+        raise UsageError(f"no such file: {model}")
+    check_request(model, recipe)
     device = load_device(recipe.engine.device)
-    needs_nvidia(device)
     out = flags["output"] or Path(f"{bundle_name(model.name, device.name)}.tar.gz")
     if flags["dry_run"]:
         from graphopt.verbs import run_build
@@ -104,7 +107,7 @@ def _refuse_reaching(recipe: Recipe) -> None:
 def _optimize(model: Path, recipe: Recipe, folder: Path, ui: Console) -> GateError | None:
     """Do all of a build but the engine; a limit that was not met is told at the end."""
     from graphopt.pipeline import build
-    from graphopt.prepare import Request
+    from graphopt.plan import Request
 
     try:
         build(Request(model, recipe, folder, build_engine=False), ui)
@@ -157,16 +160,16 @@ def _show(bundle: Bundle, report: Mapping[str, Any], ui: Console) -> None:
         return
     rows = [
         [line.name, "refused: " + line.refused if line.refused else _flags(line.build)]
-        for line in bundle.lines
+        for line in bundle.theirs
     ]
     ui.table("", ["TensorRT", "what build.sh gives trtexec"], rows)
     size = bundle.path.stat().st_size / 1e6
     ui.result(f"wrote {bundle.path} ({size:.2f} MB), for {bundle.manifest.device}")
     name = bundle.manifest.name
-    ui.result(f"there: tar xzf {bundle.path.name} && cd {name} && sh build.sh")
+    ui.result(f"there: tar xzf {_word(bundle.path.name)} && cd {name} && sh build.sh")
     ui.result(
         f"then here: graphopt import-results {bundle.manifest.value['results']} "
-        f"--bundle {bundle.path}"
+        f"--bundle {shlex.quote(str(bundle.path))}"
     )
 
 
@@ -176,6 +179,11 @@ def _flags(words: tuple[str, ...]) -> str:
 
     dull = ("--onnx", "--saveEngine", "--timingCacheFile", "--profilingVerbosity")
     return " ".join(by_name(w) for w in words if not w.startswith(dull))
+
+
+def _word(name: str) -> str:
+    """Return the name of a file as a shell and a program want it."""
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _stem(path: Path) -> str:

@@ -12,7 +12,7 @@ from graphopt.errors import UsageError
 from graphopt.files import dump_json, write_text
 from graphopt.recipe import parse_one_profile
 from graphopt.verbs import open_samples, refuse_overwrite
-from graphopt.wording import spell
+from graphopt.wording import one_line, spell
 
 if TYPE_CHECKING:
     from graphopt.profiles import LatencyProfile
@@ -24,10 +24,11 @@ def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt profile``."""
     for output in ("output", "layers"):
         if flags[output] is not None:
-            refuse_overwrite(flags[output], flags["force"], keep=[path])
+            kept = [path, *([flags["output"]] if output == "layers" and flags["output"] else [])]
+            refuse_overwrite(flags[output], flags["force"], keep=kept)
     shapes = parse_one_profile((), flags["opt_shapes"], ())
     fixed = {name: tuple(s["opt"]) for name, s in shapes.items()}
-    if flags["host"] or flags["trtexec"]:
+    if flags["host"] is not None or flags["trtexec"] is not None:
         profile = _by_trtexec(path, fixed, flags, ui)
     elif flags["layers"] is not None:
         raise UsageError("--layers comes from trtexec: give --host or --trtexec")
@@ -41,7 +42,7 @@ def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
         return
     row = [f"{profile.mean:.3f}", *(f"{profile.percentile(q):.3f}" for q in (50, 90, 99))]
     ui.table(
-        f"{path.name}, batch {profile.batch}, {len(profile.samples_ms)} runs",
+        f"{one_line(path.name)}, batch {profile.batch}, {len(profile.samples_ms)} runs",
         ["", "mean ms", "p50", "p90", "p99", "items/s"],
         [["latency", *row, f"{profile.throughput:.1f}"]],
     )
@@ -101,6 +102,12 @@ def _sizes(path: Path, fixed: Sizes, batch: int | None) -> Sizes:
         raise UsageError(
             f"--batch {batch}: no sidecar beside {path.name} tells its inputs: give --opt-shapes"
         )
+    for name, given in fixed.items():
+        if batch is not None and given and given[0] != batch:
+            raise UsageError(
+                f"--batch {batch}: --opt-shapes has {given[0]} in {spell(given)} of '{name}': "
+                "leave one of the two out"
+            )
     sizes = dict(fixed)
     for name, (shape, tuned) in known.items():
         if name in sizes:

@@ -35,8 +35,9 @@ LAYERS: list[set[str]] = [
      "verify"},
     {"recipe"},
     {"report", "output", "stages", "pruning", "weights", "prune_options", "optimize", "quantize",
-     "measure", "prepare", "outcome", "opening", "inspection", "sensitivity", "quantization",
-     "quantize_options", "engine_options", "bits", "int8", "linting", "honesty"},
+     "measure", "plan", "prepare", "prepare_data", "outcome", "opening", "inspection",
+     "sensitivity", "quantization", "shape_options", "quantize_options", "engine_options", "bits",
+     "int8", "linting", "honesty"},
     {"pipeline"},
     {"bundle"},
     {"verbs", "verbs_analyze", "verbs_bundle", "verbs_calibrate", "verbs_profile"},
@@ -90,6 +91,18 @@ def test_every_module_has_a_layer() -> None:
     assert [name for name in modules() if layer(name) == -1] == []
     present = {name.split(".")[1] for name in modules() if "." in name}
     assert set().union(*LAYERS) == present
+
+
+def test_the_layers_are_drawn_in_the_docs() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (drawn,) = [block for block in text.split("```")[1::2] if block.startswith("\ncli\n")]
+    lines = [set(line.split()) for line in reversed(drawn.strip().splitlines())]
+    known = [names - {"__main__"} for names in LAYERS]
+    for line in lines:
+        assert [names for names in known if line <= names], f"not in one layer: {sorted(line)}"
+    assert set().union(*lines) == set().union(*known)
+    order = [next(i for i, names in enumerate(known) if line <= names) for line in lines]
+    assert order == sorted(order)
 
 
 def test_imports_go_one_way() -> None:

@@ -30,7 +30,7 @@ from graphopt.lint.recognize import recognize
 from graphopt.model import Model
 from graphopt.opening import opened
 from graphopt.pipeline import build, file_of, preview
-from graphopt.prepare import Request
+from graphopt.plan import Request
 from graphopt.quantization.search_place import Placement
 from graphopt.quantize import calibration_table, wanted_tensors
 from graphopt.recipe import Recipe

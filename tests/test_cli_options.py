@@ -12,7 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 from graphopt.cli import cli
-from graphopt.cli_options import DECIBELS, FILE, POINTS, SHARE, TEXT, TIME, Sectioned, section
+from graphopt.cli_options import (
+    DECIBELS,
+    FILE,
+    LIMIT,
+    POINTS,
+    SHARE,
+    TEXT,
+    TIME,
+    Sectioned,
+    section,
+)
+from graphopt.console import Console
 
 SECTIONED = [name for name, verb in cli.commands.items() if isinstance(verb, Sectioned)]
 
@@ -45,7 +56,11 @@ def test_the_long_lists_are_sectioned() -> None:
 def test_every_option_stands_exactly_once_under_a_title(verb: str) -> None:
     shown = Counter(name for names in sections(help_of(verb)).values() for name in names)
     context = click.Context(cli.commands[verb])
-    options = [p for p in cli.commands[verb].get_params(context) if isinstance(p, click.Option)]
+    options = [
+        p
+        for p in cli.commands[verb].get_params(context)
+        if isinstance(p, click.Option) and not p.hidden
+    ]
     assert len(options) > 40
     for option in options:
         spelled = {*option.opts, *option.secondary_opts}
@@ -72,6 +87,26 @@ def test_every_option_has_a_help_line(verb: str) -> None:
             assert option.help, option.name
             assert getattr(option, "section", None), option.name
             assert option.help.rstrip("]").endswith((".", "]")) or "[" in option.help, option.help
+
+
+@pytest.mark.parametrize("verb", sorted(cli.commands))
+def test_help_fits_a_terminal(verb: str) -> None:
+    assert all(len(line) <= 80 for line in help_of(verb).splitlines())
+
+
+def test_the_first_help_shows_the_way_to_a_server_and_to_a_jetson() -> None:
+    text = CliRunner().invoke(cli, ["--help"], env={"COLUMNS": "80"}).output
+    assert "--device t4 --host me@server" in text
+    assert "graphopt bundle model.onnx --int8 --data images/ --device jetson" in text
+    assert "..." not in text.partition("Commands:")[2]  # no verb's line is cut
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_a_bundle_does_not_offer_what_it_refuses() -> None:
+    refused = {"--host", "--trtexec", "--timing-cache", "--calibrate-on-gpu"}
+    shown = {name for names in sections(help_of("bundle")).values() for name in names}
+    assert not refused & shown
+    assert refused <= {name for names in sections(help_of("build")).values() for name in names}
 
 
 def test_what_shrinks_a_model_comes_first() -> None:
@@ -109,6 +144,7 @@ def test_a_section_takes_its_own_options_alone() -> None:
         (DECIBELS, ("0", "200"), ("-1", "201", "nan", "-inf")),
         (SHARE, ("0.5", "1e-9"), ("0", "1", "nan", "1.5")),
         (TIME, ("0", "1e9"), ("-1", "inf", "nan")),
+        (LIMIT, ("0.1", "1e6"), ("0", "-1", "1e12", "nan")),
     ],
 )
 def test_numbers_are_finite_and_in_range(
@@ -124,7 +160,19 @@ def test_numbers_are_finite_and_in_range(
 def test_names_are_text_that_files_can_carry() -> None:
     assert FILE.convert("a/b.onnx", None, None) == Path("a/b.onnx")
     assert TEXT.convert("bilder/ä", None, None) == "bilder/ä"
+    for nothing in ("", "  "):  # a variable of the shell that is not set
+        with pytest.raises(click.BadParameter, match="is empty"):
+            FILE.convert(nothing, None, None)
     with pytest.raises(click.BadParameter, match="NUL"):
         TEXT.convert("a\0b", None, None)
     with pytest.raises(click.BadParameter, match="not UTF-8"):
         FILE.convert(os.fsdecode(b"\xff.onnx"), None, None)
+
+
+def test_options_stand_to_the_left_in_a_table_and_figures_to_the_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Console().table("", ["n", "words", "x"], [["a", "--int8", "-1.5"], ["b", "--int8 --fp16", "-"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("  a  --int8 ")
+    assert lines[2].endswith("     -")

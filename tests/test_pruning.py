@@ -17,7 +17,7 @@ from graphopt.errors import DataError, GraphoptError, UnsupportedModelError, Usa
 from graphopt.model import Model
 from graphopt.passes.prune_channels import plan_for
 from graphopt.pipeline import build, preview
-from graphopt.prepare import Request
+from graphopt.plan import Request
 from graphopt.profiles import load_device
 from graphopt.prune_options import choose_align
 from graphopt.recipe import Recipe

@@ -151,3 +151,11 @@ def test_wrong_types_are_told_in_the_words_of_toml(values: dict[str, object], to
 def test_shapes_hold_something(spec: str) -> None:
     with pytest.raises(UsageError, match="--opt-shapes"):
         parse_shapes((), (spec,), ())
+
+
+@pytest.mark.parametrize(
+    "engine", [{"host": ""}, {"trtexec": ""}, {"time_limit": 0}, {"time_limit": 1e12}, {"dla": 16}]
+)
+def test_options_of_builds_have_bounds(engine: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=rf"engine\.{next(iter(engine))}"):
+        Recipe.from_dict({"engine": engine})

@@ -14,7 +14,7 @@ from graphopt.errors import DataError, UsageError
 from graphopt.graph import constant
 from graphopt.model import Model
 from graphopt.pipeline import build
-from graphopt.prepare import Request
+from graphopt.plan import Request
 from graphopt.recipe import Recipe
 from graphopt.report import Report
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class Probe:
         packages: what installs packages: ``"apt"``, ``"dnf"`` or an empty string.
         user: who is logged in.
         groups: the groups of that user.
+        asked: the trtexec that was asked for, or an empty string where it was looked for.
         trtexec: the absolute path of trtexec, or an empty string.
         help_text: what ``trtexec --help`` printed, for ``Features.from_help``.
         tensorrt: the version of TensorRT: trtexec's own, else the libraries'.
@@ -90,6 +91,7 @@ class Probe:
     packages: str = ""
     user: str = ""
     groups: tuple[str, ...] = ()
+    asked: str = ""
     trtexec: str = ""
     help_text: str = ""
     tensorrt: Version | None = None
@@ -184,7 +186,7 @@ def run_probe(link: Link, *, trtexec: str = "", folder: str = "", limit_s: float
             f"said: {said}",
             hint="graphopt needs a POSIX sh there, with head, od and tr",
         )
-    return read_probe(link.where, values)
+    return replace(read_probe(link.where, values), asked=trtexec)
 
 
 def parse(text: str, mark: str) -> dict[str, str] | None:

@@ -89,7 +89,8 @@ if [ -n "$1" ]; then
     if [ -f "$found" ] && [ -x "$found" ]; then trtexec=$found; fi
 else
     for found in "$(command -v trtexec)" /usr/src/tensorrt/bin/trtexec /opt/tensorrt/bin/trtexec \
-        /usr/local/tensorrt/bin/trtexec /usr/local/TensorRT*/bin/trtexec /opt/TensorRT*/bin/trtexec \
+        /usr/local/tensorrt/bin/trtexec /workspace/tensorrt/bin/trtexec \
+        /usr/local/TensorRT*/bin/trtexec /opt/TensorRT*/bin/trtexec \
         "$HOME"/TensorRT*/bin/trtexec; do
         if [ -f "$found" ] && [ -x "$found" ]; then
             trtexec=$found

@@ -73,6 +73,14 @@ def install_command(probe: Probe) -> str:
 
 
 def _trtexec(probe: Probe, device: DeviceProfile | None) -> Iterator[Problem]:
+    if not probe.trtexec and probe.asked:
+        yield Problem(
+            "trtexec",
+            f"there is no program {one_line(probe.asked)} there, or it may not be run",
+            "leave --trtexec out to have it looked for, or give its path there",
+            blocking=True,
+        )
+        return
     if not probe.trtexec:
         has = f" (TensorRT {probe.version} is)" if probe.version else ""
         yield Problem(
@@ -147,7 +155,7 @@ def _other_gpu(probe: Probe, device: DeviceProfile) -> Iterator[Problem]:
     known = probe.device_name()
     yield Problem(
         "device",
-        f"this is {card.name} (compute capability {here}), and not {device.title or device.name} "
+        f"it is {card.name} (compute capability {here}), and not {device.title or device.name} "
         f"({there})",
         f"use --device {known}" if known else "use another --host, or a --device of that GPU",
         blocking=True,

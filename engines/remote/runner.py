@@ -31,6 +31,8 @@ _STATE = re.compile(r"(running|done (\d{1,3}) (exit|limit|log) (\d{1,9}))\n *(\d
 _FULL = re.compile(r"No space left on device|ENOSPC|Disk quota exceeded", re.IGNORECASE)
 # A device that answers nonsense is not asked for ever.
 _ATTEMPTS = 8
+# Of the log, under an error that has nothing better to tell.
+_LAST_LINES = 3
 # An offset beyond any log: to be heard of, and told nothing.
 _NO_LOG = str(10**12)
 
@@ -78,8 +80,14 @@ def run_job(
             hint=str(problem),
         ) from problem
     except BaseException:
-        with uninterrupted(), suppress(GraphoptError):
-            client.remove()
+        with uninterrupted():
+            try:
+                client.remove()
+            except GraphoptError:
+                on_wait(
+                    f"{line.where} could not be told to end the work: it ends that by itself "
+                    f"within {time_span(waits.orphan_s)}"
+                )
         raise
 
 
@@ -186,7 +194,7 @@ class _Client:
                     raise EnvironmentProblem(
                         f"the job on {self.line.where} was ended there, by somebody else or by a "
                         "restart: run the same command again",
-                        hint=self.log.tail(),
+                        hint=self.log.tail(_LAST_LINES),
                     )
                 return None
             if first.startswith("waiting"):
@@ -219,8 +227,9 @@ class _Client:
     def _too_long(self) -> EnvironmentProblem:
         return EnvironmentProblem(
             f"{one_line(self.job.title, 80)} on {self.line.where} took longer than "
-            f"{time_span(round(self.job.time_limit_s))} and was stopped: allow it more time",
-            hint=self.log.tail(),
+            f"{time_span(max(1, round(self.job.time_limit_s)))} and was stopped: allow it more "
+            "time",
+            hint=self.log.tail(_LAST_LINES),
         )
 
     def _send(self) -> None:
@@ -266,7 +275,7 @@ class _Client:
             raise EnvironmentProblem(
                 f"{one_line(self.job.title, 80)} on {where} printed more than "
                 f"{self.waits.log_limit >> 20} MiB and was stopped",
-                hint=self.log.tail(),
+                hint=self.log.tail(_LAST_LINES),
             )
         if status:
             self._full_disk()
@@ -282,7 +291,7 @@ class _Client:
         told = _FULL.search(self.log.tail(200))
         kib = self.line.call(lambda link: free_kib(link, self.root))
         if told or (kib is not None and kib < 1024):
-            raise self.line.call(lambda link: full(link, self.root, self.log.tail()))
+            raise self.line.call(lambda link: full(link, self.root, self.log.tail(_LAST_LINES)))
 
     def _fetch(self) -> tuple[dict[str, Path], tuple[str, ...]]:
         """Fetch the outputs there are; return them and the names of those that are not."""

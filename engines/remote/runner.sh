@@ -17,6 +17,8 @@ pid= by= ticks=0
 sweep() {
     cd "${job%/jobs/*}/objects" 2>/dev/null || return
     find . -type f -links 1 -mtime "+$days" -exec rm -f {} \; 2>/dev/null
+    # Of a copy that broke off; one under way is written to all the time, and may be another's.
+    find . -name '*.part' -mtime +0 -exec rm -f {} \; 2>/dev/null
     total=0
     ls -lnt | while read -r mode links _ _ size rest; do
         name=${rest##* }

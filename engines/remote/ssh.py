@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ _FOR_COMMANDS = {
     "stdinnull": "no",
     "forkafterauthentication": "no",
 }
+# -N and -f say the rest, and -N bears no SessionType beside it.
+_FOR_MASTER = {"remotecommand": "none"}
 
 
 class SshLink(ScriptLink):
@@ -135,7 +138,7 @@ class SshLink(ScriptLink):
 
     # -- ssh's words ---------------------------------------------------------------------------
 
-    def _options(self) -> list[str]:
+    def _options(self, overruled: Mapping[str, str] = _FOR_COMMANDS) -> list[str]:
         """Return ssh and the options that every call has."""
         settings = self._settings or {}
         words = ["ssh", "-T"]
@@ -147,7 +150,7 @@ class SshLink(ScriptLink):
             words += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
         if settings.get("loglevel", "INFO") in ("SILENT", "QUIET", "FATAL"):
             words += ["-o", "LogLevel=ERROR"]  # else nobody could say what went wrong
-        for name, value in _FOR_COMMANDS.items():
+        for name, value in overruled.items():
             if settings.get(name, value) != value:
                 words += ["-o", f"{name}={value}"]
         return words
@@ -171,7 +174,8 @@ class SshLink(ScriptLink):
         """Make the connection; ssh goes to the background once it stands."""
         # Ended by close(); should this process be killed, it ends itself when not used.
         own = ["-o", "ControlMaster=yes", "-o", "ControlPersist=600", "-S", *self._control()[-1:]]
-        words = [*self._options(), *own, "-o", "ClearAllForwardings=yes", "-f", "-N"]
+        options = self._options(_FOR_MASTER)
+        words = [*options, *own, "-o", "ClearAllForwardings=yes", "-f", "-N"]
         limit = ASKING_S if self._terminal or _has_askpass() else min(limit_s, CONNECT_S)
         try:
             status, _, err = self._ssh(
@@ -186,7 +190,21 @@ class SshLink(ScriptLink):
             self.close()  # no socket can be had there: a connection for each script, then
             self._shares = False
         else:
-            raise problem_of(self.where, err, met=self._met)
+            raise problem_of(self.where, self._reason(limit) or err, met=self._met)
+
+    def _reason(self, limit_s: float) -> str:
+        """Return what a jump host's ssh says, which ssh keeps to itself with ControlPersist."""
+        settings = self._settings or {}
+        if all(settings.get(name, "none") == "none" for name in ("proxyjump", "proxycommand")):
+            return ""
+        words = [*self._options(), "-o", "ControlMaster=no", "-o", "ControlPath=none"]
+        words += ["-o", "ClearAllForwardings=yes", "-o", "BatchMode=yes"]  # nobody is asked twice
+        with suppress(TimeUp):
+            status, _, err = self._ssh(
+                [*words, *self.host.words(), "exit 0"], limit_s, own_session=not self._terminal
+            )
+            return err if status == FAILED else ""
+        return ""
 
     def _end_master(self, socket: Path) -> None:
         """End the connection that listens at ``socket``."""

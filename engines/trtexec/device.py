@@ -26,6 +26,7 @@ _MARK = "&&&& graphopt runs "
 _MARKED = re.compile(rf"^{re.escape(_MARK)}(\d{{1,6}})$")
 _GIVEN = "given.cache"
 _SAY_S = 5.0
+_FEW = 2
 _NOT_SAVED = "Saving engine to file failed"
 _UNLIMITED_S = 24 * 3600.0
 
@@ -42,7 +43,8 @@ class Errand:
         outputs: name -> where it goes here.
         optional: those that a later run writes.
         timing_name: under which the device keeps the kernel timings.
-        timing_file: a file here with kernel timings, taken there and brought back, instead.
+        timing_file: a file here with kernel timings, taken there instead; what they have become
+            is an output like others, and never written over the file before all went well.
         time_limit_s: for all of it, or None.
     """
 
@@ -75,7 +77,6 @@ class Errand:
         """Return the job."""
         inputs, outputs, caches = dict(self.inputs), dict(self.outputs), {}
         if self.timing_file is not None:
-            outputs[FILES.timing_cache] = self.timing_file
             if self.timing_file.exists():
                 inputs[_GIVEN] = self.timing_file
         elif self.timing_name:
@@ -161,15 +162,24 @@ class _Reader:
     readers: list[LogReader]
     say: Callable[[str], None]
     current: int = field(default=0)
+    said: float = field(default_factory=time.monotonic)
 
     def line(self, text: str) -> None:
         marked = _MARKED.match(text)
         if marked:
             self.current = min(int(marked[1]), len(self.readers) - 1)
+            self._count()
             return
         progress = self.readers[self.current].feed(text)
-        if progress is not None:
+        if progress is not None and len(self.readers) <= _FEW:
             self.say(f"trtexec: {progress}")
+
+    def _count(self) -> None:
+        """Say every few seconds which of many runs has begun."""
+        now = time.monotonic()
+        if len(self.readers) > _FEW and now - self.said > _SAY_S:
+            self.said = now
+            self.say(f"trtexec: run {self.current + 1} of {len(self.readers)}")
 
 
 def run_errand(
@@ -199,13 +209,15 @@ def run_errand(
 
 
 def _copies(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """Return what says how a copy gets on, every few seconds, and when a large one is through."""
-    last = time.monotonic()
+    """Return what says how a copy gets on, every few seconds of one that takes that long."""
+    last, copied = time.monotonic(), ""
 
     def told(name: str, at: int, size: int) -> None:
-        nonlocal last
+        nonlocal last, copied
         now = time.monotonic()
-        if now - last > _SAY_S:
+        if name != copied:
+            last, copied = now, name
+        elif now - last > _SAY_S:
             last = now
             say(f"{name}: {at / 1e6:.1f} of {size / 1e6:.1f} MB")
 

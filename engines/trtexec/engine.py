@@ -7,6 +7,7 @@ inspector tells of the layers.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -134,14 +135,15 @@ class Trtexec:
         if not blocking:
             return None
         first = blocking[0]
-        return f"{first.what}: {first.remedy}" if first.remedy else first.what
+        remedy = f": {first.remedy}" if first.remedy else ""
+        return f"{self.probe().where}: {first.what}{remedy}"
 
     def cannot_build(self, device: DeviceProfile, _precision: str, /) -> str | None:
         """Return why the machine cannot build for the device, or None."""
         if self._is_absent():
             return self.missing()
         blocking = [p for p in problems(self.probe(), _named(device)) if p.blocking]
-        return blocking[0].what if blocking else None
+        return f"{self.probe().where}: {blocking[0].what}" if blocking else None
 
     def cannot_run(self) -> str | None:
         """Return why its engines cannot be run, or None; a host is asked."""
@@ -168,6 +170,19 @@ class Trtexec:
             EnvironmentProblem: there is none, or it is none of TensorRT's.
         """
         return Features.from_help(self.probe().help_text)
+
+    def check(self, model: Model, options: BuildOptions) -> None:
+        """Refuse, before any work, what this trtexec cannot be told of a build.
+
+        Raises:
+            UsageError: an input's name or a size cannot be said, or the shapes do not fit.
+            EnvironmentProblem: this version has no such thing, several profiles for one.
+        """
+        declared = {tensor.name: tensor.shape for tensor in model.graph.inputs}
+        first, *more = [resolve_shapes(model, shapes) for shapes in options.profiles]
+        options = replace(options, shapes=first, more_shapes=tuple(more))
+        for request in requests(options, declared, int8=False, fp16=False):
+            command(request, self.features())
 
     def build(self, model: Model, out: Path, options: BuildOptions, /) -> Artifact:
         """Build the engine into ``out``, and time it where it was built.
@@ -203,6 +218,8 @@ class Trtexec:
                     FILES.layer_times: places["layer-times"],
                     FILES.layers: places["layers"],
                 }
+                if options.timing_cache is not None:
+                    outputs[FILES.timing_cache] = folder / FILES.timing_cache
                 errand = Errand(
                     title=f"a build of {out.name}",
                     program=probe.trtexec,
@@ -220,10 +237,16 @@ class Trtexec:
                 header = identify(beside)
                 if header.kind != "tensorrt":
                     raise EnvironmentProblem(f"trtexec wrote an engine of {header.kind}")
+                if options.timing_cache is not None:
+                    _take_timings(folder, options.timing_cache, done.finished.log, say)
             machine = Machine.of(probe)
-            latency = _latency(folder, machine, commands[1], opt_batch(first))
+            why = done.problem(1) or "nothing was told"
+            try:
+                latency = _latency(folder, machine, commands[1], opt_batch(first))
+            except EnvironmentProblem as problem:  # a disk that was full there cuts files short
+                latency, why = None, str(problem)
             if latency is None:
-                say(f"the engine was built and not timed: {done.problem(1) or 'nothing was told'}")
+                say(f"the engine was built and not timed: {why}")
         files = _beside(out)
         facts = {
             **machine.sidecar(commands[0].words, [to_json(each) for each in (first, *more)]),
@@ -383,6 +406,18 @@ def _timing_name(probe: Probe) -> str:
 
 def _beside(engine: Path) -> dict[str, Path]:
     return {kind: engine.with_name(engine.name + end) for kind, end in BESIDE.items()}
+
+
+def _take_timings(folder: Path, kept: Path, log: str, say: Say) -> None:
+    """Bring kernel timings home, unless the disk there cut them short: trtexec goes on then."""
+    file = folder / FILES.timing_cache
+    if not file.is_file():
+        return
+    saved = re.search(r"Saved (\d{1,12}) bytes of timing cache to", log)
+    if saved is not None and int(saved[1]) != file.stat().st_size:
+        say(f"{kept.name} is left as it was: the kernel timings were not written whole there")
+        return
+    write_bytes(kept, file.read_bytes())
 
 
 def _latency(

@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # As probe.sh and build.sh look: Debian packages and JetPack, archives, containers.
-_PLACES = ("/usr/src/tensorrt/bin", "/opt/tensorrt/bin", "/usr/local/tensorrt/bin")
-_UNPACKED = ("/usr/local", "/opt", "~")
+PLACES = (
+    "/usr/src/tensorrt/bin",
+    "/opt/tensorrt/bin",
+    "/usr/local/tensorrt/bin",
+    "/workspace/tensorrt/bin",
+)
+UNPACKED = ("/usr/local", "/opt", "~")
 
 
 def local_trtexec(program: str | None = None) -> str | None:
@@ -21,6 +26,6 @@ def local_trtexec(program: str | None = None) -> str | None:
 
 
 def _put() -> Iterator[Path]:
-    yield from (Path(place, "trtexec") for place in _PLACES)
-    for place in _UNPACKED:
+    yield from (Path(place, "trtexec") for place in PLACES)
+    for place in UNPACKED:
         yield from sorted(Path(os.path.expanduser(place)).glob("TensorRT*/bin/trtexec"))  # noqa: PTH111

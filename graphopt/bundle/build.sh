@@ -109,7 +109,7 @@ finish() {
 
 stop() {
 	trap '' INT TERM HUP
-	if [ -n "$watch" ]; then kill "$watch" 2>/dev/null; fi
+	if [ -n "$watch" ]; then kill -KILL "$watch" 2>/dev/null; fi
 	if [ -n "$child" ]; then
 		kill -TERM "$child" 2>/dev/null
 		sleep 1
@@ -188,7 +188,8 @@ if [ -n "$trtexec" ]; then
 else
 	trtexec=$(command -v trtexec 2>/dev/null)
 	for place in /usr/src/tensorrt/bin /opt/tensorrt/bin /usr/local/tensorrt/bin \
-		/usr/local/TensorRT/bin /workspace/tensorrt/bin; do
+		/workspace/tensorrt/bin /usr/local/TensorRT*/bin /opt/TensorRT*/bin \
+		"${HOME-}"/TensorRT*/bin; do
 		if [ -z "$trtexec" ] && [ -x "$place/trtexec" ]; then trtexec=$place/trtexec; fi
 	done
 fi
@@ -212,6 +213,7 @@ run_trtexec() {
 			trap - EXIT
 			while [ "$seconds" -gt 0 ]; do
 				sleep 1
+				kill -0 "$child" || exit 0
 				seconds=$((seconds - 1))
 			done
 			: >"$out/.late"
@@ -225,7 +227,8 @@ run_trtexec() {
 	code=$?
 	child=
 	if [ -n "$watch" ]; then
-		kill "$watch" 2>/dev/null
+		# SIGKILL: a shell that was just forked may lose a signal that it could trap.
+		kill -KILL "$watch" 2>/dev/null
 		wait "$watch" 2>/dev/null
 		watch=
 	fi
@@ -253,7 +256,8 @@ why_failed() {
 run_trtexec "$out/help.log" 120 --help
 banner=$(sed -n 's/^&&&&[^[]*\[TensorRT v\([0-9]\{4,6\}\)\].*$/\1/p' "$out/help.log" | sed -n 1p)
 case $banner in
-'' | 0*) die 4 "$trtexec is not TensorRT's trtexec, or cannot start: $(why_failed "$out/help.log")" ;;
+'' | 0*) die 4 "$trtexec is not TensorRT's trtexec, or cannot start: \
+$(plain_line <"$out/help.log")" ;;
 esac
 if [ "$banner" -lt 10000 ]; then unit=1000; else unit=10000; fi
 major=$((banner / unit))
@@ -339,7 +343,8 @@ json() { printf '%s' "$1" | tr '\n\t' '  ' | tr -cd '\040-\176' | sed 's/[\\"]/\
 fact() { printf ',\n  "%s": "%s"' "$1" "$(json "$2")"; }
 
 write_results() {
-	{
+	# Written in one piece: of several, a full disk may lose one and take the next.
+	told=$(
 		printf '{\n  "kind": "graphopt-results",\n  "schema": 1'
 		fact status "$status"
 		fact reason "$reason"
@@ -361,8 +366,10 @@ write_results() {
 		fact driver "$(smi driver_version)"
 		fact clocks "$(smi clocks.sm,clocks.mem,temperature.gpu,power.draw)"
 		fact power_mode "$(power_mode)"
-		printf '\n}\n'
-	} >"$out/results.json.partial" && mv "$out/results.json.partial" "$out/results.json"
+		printf '\n}'
+	)
+	printf '%s\n' "$told" 2>/dev/null >"$out/results.json.partial" &&
+		mv "$out/results.json.partial" "$out/results.json"
 }
 
 # ---- packing
@@ -379,9 +386,8 @@ pack() {
 	done
 	rm -f "$out/results.sha256"
 	if [ -n "$hasher" ]; then
-		for file in "$@"; do
-			printf '%s  %s\n' "$(sha256_of "$out/$file")" "$file"
-		done >"$out/results.sha256.partial" || die 4 "$full"
+		told=$(for file in "$@"; do printf '%s  %s\n' "$(sha256_of "$out/$file")" "$file"; done)
+		printf '%s\n' "$told" 2>/dev/null >"$out/results.sha256.partial" || die 4 "$full"
 		mv "$out/results.sha256.partial" "$out/results.sha256" || die 4 "$full"
 		set -- results.sha256 "$@"
 	fi
@@ -442,7 +448,7 @@ needed: free some, or use --out"
 	fi
 	mv "$engine.partial" "$engine" || die 4 "$full"
 	printf '%s\n%s\n%s\n%s\n' "$state" "$(sha256_of "$engine")" "$build_flags" "$dropped" \
-		>"$out/build.state.partial" || die 4 "$full"
+		2>/dev/null >"$out/build.state.partial" || die 4 "$full"
 	mv "$out/build.state.partial" "$out/build.state" || die 4 "$full"
 	say "engine: $engine"
 fi

@@ -11,6 +11,7 @@ from typing import Any
 from graphopt.engines.sidecar import read_json
 from graphopt.errors import UsageError
 from graphopt.files import sha256
+from graphopt.profiles.device import version_of
 
 SCHEMA = 1
 KIND = "graphopt-bundle"
@@ -143,6 +144,14 @@ def _check(value: Mapping[str, Any]) -> None:
     for _, shape in value["inputs"].values():
         if shape is not None and not isinstance(shape, list):
             raise ValueError("an input has no shape")
+    device = value["device"]
+    for version in [device.get("sm") or [], *(device.get("tensorrt_versions") or [])]:
+        if not all(isinstance(part, int) for part in version):
+            raise ValueError("a version is not of numbers")
+    for line in value["tensorrt"]:
+        if not isinstance(line["name"], str):
+            raise ValueError("a TensorRT has no name")
+        version_of(line["since"])
     for profile in value["profiles"]:
         for each in profile.values():
             if not all(isinstance(d, int) for which in each.values() for d in which):

@@ -18,7 +18,7 @@ from graphopt.bundle.manifest import KIND, MANIFEST, SCHEMA, SUMS, Manifest, des
 from graphopt.bundle.script import RESULTS, SCRIPT, render
 from graphopt.calibrators import CalibrationTable
 from graphopt.calibrators.cache import DEFAULT_ALGORITHM, read_cache
-from graphopt.engine_options import build_options
+from graphopt.engine_options import build_options, check_recipe
 from graphopt.engines import ENGINES, BuildOptions, ShapeRange
 from graphopt.engines.releases import spell_version
 from graphopt.engines.shapes import to_json
@@ -31,21 +31,23 @@ from graphopt.recipe import Recipe, Shapes
 
 README = "README.txt"
 _SIMULATED, _DIALECT = "onnx-simulated", "tensorrt"
+_ENGINES = ("tensorrt", "trtexec")
 # What a build on the device needs besides the model: the engine, its log, a timing cache.
 _ROOM_BYTES, _ROOM_TIMES = 64 << 20, 3
 
 _README = """\
 {name}: an ONNX model for {title}, to be built into a TensorRT engine there.
 
-    tar xzf {name}.tar.gz && cd {name} && sh build.sh
+    sh build.sh
 
 build.sh needs trtexec, which comes with TensorRT, and nothing else: no Python, no network. It
 installs nothing and writes into the folder out. sh build.sh --help tells more.
 
 Take out/{results} back, and where graphopt is:
 
-    graphopt import-results {results} --bundle {name}.tar.gz
+    graphopt import-results {results} --bundle THE-BUNDLE.tar.gz
 
+where THE-BUNDLE.tar.gz is the archive that this folder was unpacked from.
 Files are checked against manifest.sha256; manifest.json tells what each is. Made by graphopt
 {version}.
 """
@@ -59,11 +61,13 @@ class Bundle:
         path: the archive.
         manifest: what is in it.
         lines: what each TensorRT is given, or why it cannot build the model.
+        theirs: the lines of them that the device may have.
     """
 
     path: Path
     manifest: Manifest
     lines: tuple[Line, ...]
+    theirs: tuple[Line, ...]
 
 
 def bundle_name(model: str, device: str) -> str:
@@ -85,6 +89,27 @@ def needs_nvidia(device: DeviceProfile) -> None:
         )
 
 
+def check_request(model: Path, recipe: Recipe) -> None:
+    """Refuse, before any work, what no TensorRT of the device could be asked for.
+
+    Raises:
+        UsageError: the engine is not TensorRT, or the options are none of theirs.
+        ModelFormatError: the file is no model.
+    """
+    check_recipe(recipe)
+    name = recipe.engine.name
+    if name != "auto" and ENGINES.canonical(name) not in _ENGINES:
+        raise UsageError(
+            f"a bundle is built by TensorRT's trtexec, and not by {name}: leave --engine out"
+        )
+    device = load_device(recipe.engine.device)
+    needs_nvidia(device)
+    # What its file holds is not known yet, and is looked at when it is.
+    contents = replace(Contents.read(model), opset=1, qdq=False, fp16=False, int8_weights=False)
+    options = _options(recipe, device, "fp32", None, replace(contents, int4_weights=False))
+    _check_device(tuple(lines(contents, options)), device)
+
+
 def pack(folder: Path, out: Path) -> Bundle:
     """Pack the results of a build or an optimize into a bundle, atomically.
 
@@ -101,6 +126,16 @@ def pack(folder: Path, out: Path) -> Bundle:
     """
     report = _report(folder)
     recipe = Recipe.load(folder / RECIPE)
+    if recipe.engine.host and recipe.engine.device == Recipe().engine.device:
+        raise UsageError(
+            f"{folder} was made for the machine that --host named: bundle the model itself, and "
+            "name the device with --device"
+        )
+    if recipe.quantize.gpu_calibration:
+        raise UsageError(
+            f"{folder} was made with --calibrate-on-gpu, which wants the samples on the GPU, and a "
+            "bundle has none: make it again without"
+        )
     device = load_device(recipe.engine.device)
     needs_nvidia(device)
     if recipe.engine.name != "auto" and ENGINES.load(recipe.engine.name).dialect != _DIALECT:
@@ -173,7 +208,7 @@ def pack(folder: Path, out: Path) -> Bundle:
         packed[MANIFEST] = manifest
         packed[SUMS] = write_text(scratch / SUMS, sums(value, digest))
         write_archive(out, packed, folder=name)
-    return Bundle(out, Manifest(value, digest), found)
+    return Bundle(out, Manifest(value, digest), found, _of_device(found, device))
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -236,7 +271,8 @@ def _options(
     unknown = sorted({n for profile in options.profiles for n in profile} - set(contents.inputs))
     if unknown:
         raise UsageError(
-            f"the recipe has shapes for '{unknown[0]}', which is no input of the model"
+            f"'{unknown[0]}' is given shapes, and is no input of the model; its inputs: "
+            f"{', '.join(contents.inputs)}"
         )
     return options
 
@@ -251,12 +287,16 @@ def _check_device(found: tuple[Line, ...], device: DeviceProfile) -> None:
     Raises:
         UsageError: the reason the nearest one has.
     """
-    theirs = [line for line in found if _is_of(line, found, device)] or list(found)
+    theirs = _of_device(found, device)
     if all(line.refused for line in theirs):
         raise UsageError(
             f"no TensorRT of {device.title or device.name} builds this model: TensorRT "
             f"{theirs[-1].name}: {theirs[-1].refused}"
         )
+
+
+def _of_device(found: tuple[Line, ...], device: DeviceProfile) -> tuple[Line, ...]:
+    return tuple(line for line in found if _is_of(line, found, device)) or found
 
 
 def _is_of(line: Line, found: tuple[Line, ...], device: DeviceProfile) -> bool:

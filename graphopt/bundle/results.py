@@ -7,6 +7,7 @@ is code, and whoever built it could have built another.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from graphopt.engines.sidecar import read_json
 from graphopt.engines.trtexec.features import banner_version
 from graphopt.engines.trtexec.log import LogReader
 from graphopt.engines.trtexec.requests import FILES
-from graphopt.errors import EnvironmentProblem, GraphoptError, UsageError
+from graphopt.errors import EnvironmentProblem, GraphoptError, ModelFormatError, UsageError
 from graphopt.files import sha256
 from graphopt.output import CACHE, RECIPE, REPORT, TABLE
 from graphopt.wording import one_line
@@ -124,6 +125,8 @@ def open_results(path: Path, into: Path, bundle: Path, manifest: Manifest) -> Re
     if not (into / FILES.engine).is_file():
         raise UsageError(f"{path} tells of an engine and has none")
     warnings += _check_engine(path, into, told, version)
+    _check_line(path, manifest, told, version)
+    warnings += _doubts(manifest, told, version)
     timed = told["timed"] == "yes"
     if timed and not (into / FILES.times).is_file():
         raise UsageError(f"{path} tells of times and has none")
@@ -132,7 +135,10 @@ def open_results(path: Path, into: Path, bundle: Path, manifest: Manifest) -> Re
 
 def _told(file: Path, path: Path) -> dict[str, str]:
     """Read what the device tells: texts, every one made fit to be shown."""
-    raw = read_json(file, f"{OUTCOME} written by build.sh ({path})")
+    try:
+        raw = read_json(file, f"{OUTCOME} written by build.sh")
+    except UsageError as problem:
+        raise UsageError(_of_archive(problem, file, path)) from problem
     if not isinstance(raw, dict) or raw.get("kind") != KIND:
         raise UsageError(f"{path}: {OUTCOME} was not written by build.sh")
     if raw.get("schema") != SCHEMA:
@@ -144,6 +150,11 @@ def _told(file: Path, path: Path) -> dict[str, str]:
         if key not in told:
             raise UsageError(f"{path}: {OUTCOME} lacks '{key}'")
     return told
+
+
+def _of_archive(problem: GraphoptError, file: Path, path: Path) -> str:
+    """Return a message about an unpacked file, which nobody sees, as one about the archive."""
+    return f"{path}: {str(problem).replace(str(file), file.name)}"
 
 
 def _check_sums(path: Path, into: Path, told: Mapping[str, str]) -> list[str]:
@@ -182,6 +193,40 @@ def _version(path: Path, told: Mapping[str, str]) -> Version:
     return version
 
 
+def _check_line(path: Path, manifest: Manifest, told: Mapping[str, str], version: Version) -> None:
+    """Check that build.sh used the words that were written for this TensorRT.
+
+    Raises:
+        UsageError: it did not, or there are none.
+    """
+    older = [t for t in manifest.value["tensorrt"] if parse_release(t["since"]) <= version]
+    line = older[-1] if older else {"refused": ""}
+    if "refused" in line or line["name"] != told.get("line"):
+        raise UsageError(
+            f"{path} contradicts itself: build.sh does not build by TensorRT {told['tensorrt']} "
+            f"as by {told.get('line') or 'none'}"
+        )
+
+
+def _doubts(manifest: Manifest, told: Mapping[str, str], version: Version) -> list[str]:
+    """Return where the device is not the one that the bundle was made for, a line each."""
+    found = []
+    device = manifest.value["device"]
+    name, sm, spans = manifest.device, device.get("sm"), device.get("tensorrt_versions") or []
+    if sm and told.get("sm") and told["sm"].split(".") != [str(part) for part in sm]:
+        found.append(
+            f"it was built on {told.get('gpu') or 'a GPU'} of compute capability {told['sm']}, and "
+            f"the bundle is for {name}, whose is {'.'.join(map(str, sm))}"
+        )
+    oldest, newest = (tuple(spans[0]), tuple(spans[-1])) if spans else ((), ())
+    kept = 3 if newest and newest[-1] else 2  # a last version without a patch: its whole line
+    if (oldest and version < oldest) or (len(spans) > 1 and version[:kept] > newest[:kept]):
+        found.append(
+            f"it was built by TensorRT {told['tensorrt']}, which {name} is not known to run"
+        )
+    return found
+
+
 def _failure(path: Path, into: Path, told: Mapping[str, str]) -> GraphoptError:
     where = told.get("model") or told.get("gpu") or "the device"
     reason = told["reason"]
@@ -191,7 +236,7 @@ def _failure(path: Path, into: Path, told: Mapping[str, str]) -> GraphoptError:
     return EnvironmentProblem(
         f"the build failed on {where.strip()} (TensorRT {told['tensorrt']}): "
         f"{reason or 'no reason was told'}",
-        hint=f"all it said: tar xzf {path} -O {BUILD_LOG}",
+        hint=f"all it said: tar xzf {shlex.quote(str(path))} -O {BUILD_LOG}",
     )
 
 
@@ -204,12 +249,17 @@ def _reason(log: Path, status: str) -> str:
             if not line:
                 break
             reader.feed(line.decode("utf-8", "replace"))
-    return one_line(reader.outcome().problem(int(status) if status.isdecimal() else 1) or "", 400)
+    code = int(status) if re.fullmatch(r"[0-9]{1,3}", status) else 1
+    return one_line(reader.outcome().problem(code) or "", 400)
 
 
 def _check_engine(path: Path, into: Path, told: Mapping[str, str], version: Version) -> list[str]:
     """Check the engine's own header, and the log, against the version that is told."""
-    header = identify(into / FILES.engine)
+    file = into / FILES.engine
+    try:
+        header = identify(file)
+    except ModelFormatError as problem:
+        raise ModelFormatError(_of_archive(problem, file, path)) from problem
     if header.kind != "tensorrt":
         raise UsageError(f"{path}: its engine is one of {header.kind}, which trtexec cannot build")
     spelled = spell_whole(version)

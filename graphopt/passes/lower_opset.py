@@ -78,7 +78,10 @@ class LowerOpset(Pass):
     def edit(self, model: Model) -> Iterator[Change | Skip]:
         """Lower every node in place, those inside If, Loop and Scan too."""
         if self.ceiling < LOWEST:
-            raise UsageError(f"models are lowered to opset {LOWEST} and newer, not {self.ceiling}")
+            raise UsageError(
+                f"models are lowered to opset {LOWEST} and newer, not {self.ceiling}, as the "
+                f"device's max_opset asks: export the model with opset {self.ceiling}"
+            )
         before = model.opset
         if before > self.ceiling:
             trial = model.clone()
@@ -200,7 +203,12 @@ def _expand(model: Model, ceiling: int, ops: list[str]) -> Iterator[Change]:
     count = {op: sum(n.op == op and is_standard(n) for n in walk(model.graph)) for op in ops}
 
     def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
-        return _inline(proto, [("", op) for op in ops], inline_schema_functions=True)
+        typed = _say_types(proto)
+        made = _inline(proto, [("", op) for op in ops], inline_schema_functions=True)
+        left = [value for value in made.graph.value_info if value.name not in typed]
+        del made.graph.value_info[:]
+        made.graph.value_info.extend(left)
+        return made
 
     for node in walk(model.graph):
         if node.op in ops and is_standard(node):
@@ -222,6 +230,39 @@ def _expand(model: Model, ceiling: int, ops: list[str]) -> Iterator[Change]:
     _settle_types(model.graph)
     for op in ops:
         yield Change("expanded", op, f"{count[op]} {op}, by ONNX's own definition")
+
+
+def _say_types(proto: onnx.ModelProto) -> set[str]:
+    """Say the type of each tensor, initializers and those of bodies too; return the names.
+
+    Where onnx's inliner wants a type it looks among the outermost values only. A name that bodies
+    give to tensors of several types is left out.
+    """
+    graph = proto.graph
+    known = {value.name for value in (*graph.input, *graph.value_info, *graph.output)}
+    found: dict[str, set[int]] = {}
+    for part in _graphs(onnx.shape_inference.infer_shapes(proto).graph):
+        for value in (*part.input, *part.value_info, *part.output):
+            if value.type.HasField("tensor_type"):
+                found.setdefault(value.name, set()).add(value.type.tensor_type.elem_type)
+        for tensor in part.initializer:
+            found.setdefault(tensor.name, set()).add(tensor.data_type)
+    types = {name: kinds for name, kinds in found.items() if name not in known and len(kinds) == 1}
+    graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, kind, None)
+        for name, kinds in types.items()
+        for kind in kinds
+        if kind
+    )
+    return set(types)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
 
 
 def _write_defaults(node: Node, opset: int) -> None:

@@ -80,5 +80,7 @@ def _rounded(target: Target, gram: Gram, bits: int) -> BlockCodes:
     size = features if target.block is None else target.block
     low, high = limits(bits)
     steps = by_block(scales.astype(np.float64), features, size)
-    found = round_second_order(matrix, energy, steps, low, high)
+    # What is zero stays zero: a pattern of zeros is there for its speed, or its size.
+    kept = matrix != 0
+    found = round_second_order(matrix, energy, steps, low * kept, high * kept)
     return BlockCodes(found.astype(np.int8), scales)

@@ -24,7 +24,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from graphopt import measure
     from graphopt.console import Console
     from graphopt.pipeline import build
-    from graphopt.prepare import Request
+    from graphopt.plan import Request
     from graphopt.recipe import Recipe
 
     folder = tmp_path_factory.mktemp("outputs")

@@ -306,6 +306,41 @@ def test_where_results_cannot_be_written(device: Make, tmp_path: Path) -> None:
     assert (jetson.folder / "-dash and space" / "model.engine").is_file()
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("file", ["results.json", "results.sha256", "build.state"])
+def test_a_disk_that_is_full_at_the_end_is_one_line(
+    device: Make, shell: tuple[str, ...], file: str
+) -> None:
+    jetson = device(shell=shell)
+    program = jetson.trtexec
+    assert program is not None
+    real = program.with_name("real")
+    program.rename(real)
+    partial = jetson.out / f"{file}.partial"
+    program.write_text(f'#!/bin/sh\nln -sf /dev/full "{partial}"\nexec "{real}" "$@"\n')
+    program.chmod(0o755)
+    done = jetson.build("--no-profile")
+    assert done.returncode == 4
+    assert done.stderr.splitlines() == [
+        f"build.sh: cannot write into {jetson.out}: the disk is full, or it may not be written"
+    ]
+    assert not list(jetson.out.glob("*.partial"))
+    program.write_text(f'#!/bin/sh\nexec "{real}" "$@"\n')
+    assert jetson.build("--no-profile").returncode == 0
+
+
+def test_another_program_is_told_by_its_first_line(device: Make, tmp_path: Path) -> None:
+    jetson = device()
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\necho; echo usage: other; echo and more of it\n")
+    other.chmod(0o755)
+    jetson.trtexec = other
+    done = jetson.build()
+    assert done.returncode == 4
+    assert done.stderr.endswith("is not TensorRT's trtexec, or cannot start: usage: other\n")
+    assert not (jetson.out / ".lock").exists()
+
+
 def test_too_little_disk_is_told_before_the_build(device: Make, tmp_path: Path) -> None:
     jetson = device()
     fake = tmp_path / "fake"

@@ -158,6 +158,10 @@ CHANGES: list[tuple[str, Callable[[dict[str, bytes]], None]]] = [
     ("belongs to another bundle", lambda f: f.update({"manifest.json": b"{}"})),
     ("does not belong there", lambda f: f.update({"../x": b""})),
     ("does not belong there", lambda f: f.update({"evil.sh": b""})),
+    ("does not build by TensorRT 8.5.2 as by 10.0", lambda f: edited(f, line="10.0")),
+    ("x.tar.gz: model.engine is not a", lambda f: f.update({"model.engine": b""})),
+    ("x.tar.gz: results.json is not a", lambda f: f.update({"results.json": b"[" * 100_000})),
+    ("ended with status 1$", lambda f: edited(f, status="failed", exit="9" * 900)),
     ("its log is of TensorRT 10.0.0", lambda f: f.update(
         {"build.log": b"&&&& RUNNING TensorRT.trtexec [TensorRT v100000] # trtexec\n"})),
 ]  # fmt: skip
@@ -196,6 +200,30 @@ def test_sums_that_do_not_fit_are_refused(built: Path, bundles: Path, tmp_path: 
         repacked(path, change, sums=False)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=what):
             import_results(path, bundles / "explicit.tar.gz", tmp_path / "out", force=False)
+
+
+def test_another_gpu_than_the_bundle_was_made_for_is_told(
+    built: Path, bundles: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(built.read_bytes())
+    taken = import_results(path, bundles / "explicit.tar.gz", tmp_path / "1", force=False)
+    assert taken.warnings == ()
+    repacked(path, lambda f: edited(f, gpu="Orin", sm="8.7"))
+    taken = import_results(path, bundles / "explicit.tar.gz", tmp_path / "2", force=False)
+    assert taken.warnings == (
+        "it was built on Orin of compute capability 8.7, and the bundle is for jetson-agx-xavier, "
+        "whose is 7.2",
+    )
+
+
+def test_another_tensorrt_than_the_device_has_is_told(
+    device: Make, bundles: Path, tmp_path: Path
+) -> None:
+    jetson = device(version="8.6.1")
+    jetson.build("--no-profile")
+    taken = take(jetson, bundles, tmp_path / "out")
+    assert any("TensorRT 8.6.1, which jetson-agx-xavier is not" in w for w in taken.warnings)
 
 
 def test_control_characters_of_a_device_do_not_reach_the_terminal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,8 @@ from graphopt.cli import cli
 from graphopt.console import Console
 from graphopt.errors import GateError, OutputError, OutputExistsError, UsageError
 from graphopt.files import sha256
+from graphopt.recipe import Recipe
+from graphopt.verbs import run_inspect
 from graphopt.verbs_bundle import run_bundle, run_import_results
 
 INT8 = ("--int8", "--data", "calib.npz")
@@ -152,6 +155,79 @@ def test_a_device_without_a_gpu_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cpu.toml").write_text('name = "cpu"\n')
     with pytest.raises(UsageError, match="is no NVIDIA GPU"):
         bundle("my 'net' $HOME.onnx", "--device", str(tmp_path / "cpu.toml"))
+
+
+PROFILES = ("--min-shapes", "image:1x3x16x16", "--max-shapes", "image:2x3x16x16",
+            "--min-shapes", "image:2x3x16x16", "--max-shapes", "image:4x3x16x16")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--device", "t4", "--engine", "onnxruntime"), "and not by onnxruntime"),
+        (("--device", "t4", "--engine", "rtx"), "and not by rtx"),
+        (("--device", "t4", "--workspace", "5"), "--workspace 5 is less than 1 MiB"),
+        (("--device", "xavier", *PROFILES), "one optimization profile, and 2 are asked for"),
+        (("--device", "t4", "--min-shapes", "x:1"), "no input of the model; its inputs: image"),
+    ],
+)
+def test_what_no_device_could_build_is_refused_before_the_work(
+    words: tuple[str, ...], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphopt.verbs_bundle._optimize", lambda *_: pytest.fail("it worked"))
+    with pytest.raises(UsageError, match=what):
+        bundle("my 'net' $HOME.onnx", *INT8, *words)
+    with pytest.raises(UsageError, match=r"no such file: nowhere\.onnx"):
+        bundle("nowhere.onnx", "--device", "t4")
+
+
+def test_a_folder_whose_device_or_ranges_are_not_known_is_refused(
+    outputs: Path, tmp_path: Path
+) -> None:
+    for name, key, value, what in (
+        ("explicit", "engine", {"host": "me@jetson", "device": "host"}, "--host named"),
+        ("implicit", "quantize", {"gpu_calibration": True}, "with --calibrate-on-gpu"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in (outputs / name).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        recipe = Recipe.load(folder / "recipe.toml").override({key: value})
+        (folder / "recipe.toml").write_text(recipe.to_toml())
+        report = json.loads((folder / "report.json").read_text())
+        for artifact in report["artifacts"]:
+            artifact["sha256"] = sha256(folder / artifact["path"])
+        (folder / "report.json").write_text(json.dumps(report))
+        with pytest.raises(UsageError, match=what):
+            pack(folder, tmp_path / "x.tar.gz")
+
+
+def test_what_is_shown_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "it's a $BUNDLE.tar.gz"
+    bundle("explicit", "-o", str(out))
+    lines = capsys.readouterr().out.splitlines()
+    there = next(line for line in lines if line.startswith("there: "))
+    here = next(line for line in lines if line.startswith("then here: "))
+    words = shlex.split(there.removeprefix("there: "))
+    assert words[:3] == ["tar", "xzf", out.name]
+    assert shlex.split(here.removeprefix("then here: "))[-2:] == ["--bundle", str(out)]
+    # Of the lines of TensorRT only those that the device may have.
+    assert [line.split()[0] for line in lines if "--onnx" not in line][1] == "8.5"
+    assert not any(line.split()[0].startswith(("10.", "11.")) for line in lines if line.split())
+
+
+def test_an_archive_is_not_inspected_as_a_model() -> None:
+    with pytest.raises(UsageError, match=r"is an archive: unpack it .* manifest\.json"):
+        run_inspect(Path("explicit.tar.gz"), {}, Console())
+
+
+def test_an_implicit_report_does_not_claim_q_dq(bundles: Path) -> None:
+    for name, stands in (("explicit", False), ("implicit", True), ("dla", True)):
+        report = json.loads((bundles / name / "report.json").read_text())
+        stage = next(s for s in report["stages"] if s["name"] == "insert-qdq")
+        assert ("stands_for" in stage["facts"]) == stands
+        kinds = {a["kind"] for a in report["artifacts"]}
+        assert ("onnx-simulated" in kinds, "onnx-int8" in kinds) == (stands, not stands)
 
 
 def test_a_dry_run_writes_nothing(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
     if reason := missing():
         pytest.skip(reason)
-    brisk = functools.partial(Waits, poll_s=0.05, tick_s=0.05, lock=str(tmp_path / "lock"))
+    brisk = functools.partial(Waits, poll_s=0.2, tick_s=0.2, lock=str(tmp_path / "lock"))
     monkeypatch.setattr(runner, "Waits", brisk)
     with ssh_device(tmp_path / "device") as there:
         monkeypatch.setenv("PATH", there.path)

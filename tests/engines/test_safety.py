@@ -103,7 +103,7 @@ def test_a_mismatch_is_refused_in_one_line_with_the_command(engine, told, versio
     folder = engine.parent
     assert first == (
         f"build it again: graphopt build 'res net.onnx' --recipe {folder}/recipe.toml "
-        f"--engine trtexec -o {folder} --force"
+        f"--engine trtexec --host user@server -o {folder} --force"
     )
     assert "move model.engine.json away" in second
     assert reasons_against(engine, PLACE) == [str(problem.value)]

@@ -331,3 +331,33 @@ def test_real_nets():
         feeds = {given_input: np.random.default_rng(1).normal(size=shape).astype("f4")}
         for before, after in zip(run(model, feeds), run(lowered, feeds), strict=True):
             np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [32, 512])
+def test_definitions_of_what_reads_initializers(width):
+    """Small ones, large ones, and what a body makes: onnx's inliner asks for their types."""
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 11, opset_import: ["" : 23]>
+        net (float[2,3,{width}] x, bool c) => (float[2,3,{width}] y) {{
+            a = RMSNormalization (x, s)
+            b = If (c) <
+                then_branch = one () => (float[2,3,{width}] t) {{ t = Gelu (s) }},
+                else_branch = two () => (float[2,3,{width}] e) {{ r = Mul (a, own) e = Gelu (r) }}>
+            d = Add (a, b)
+            y = Attention <q_num_heads = 4, kv_num_heads = 4> (d, d, d)
+        }}"""
+    )
+    values = np.linspace(0.5, 1.5, width, dtype=np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(values, "s"))
+    one, two = (a.g for a in proto.graph.node[1].attribute)
+    one.output[0].type.tensor_type.ClearField("shape")
+    two.initializer.append(onnx.numpy_helper.from_array(values[::-1].copy(), "own"))
+    model = Model.from_onnx(proto)
+    lowered = LowerOpset(17)(model).model
+    onnx.checker.check_model(lowered.to_onnx())
+    assert lowered.opset == 17
+    x = np.random.default_rng(0).normal(size=(2, 3, width)).astype("f4")
+    for c in (True, False):
+        feeds = {"x": x, "c": np.array(c)}
+        before, after = reference(model, feeds)[0], run(lowered, feeds)[0]
+        np.testing.assert_allclose(before, after, rtol=2e-5, atol=2e-5)

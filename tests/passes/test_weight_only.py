@@ -354,6 +354,17 @@ def test_second_order_is_better_on_data_it_has_not_seen(bits, block):
     assert chosen > nearest + 2
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_second_order_keeps_zeros(bits):
+    values = weight(128, 32)
+    values[::2] = 0
+    model = model_of("g (float[N, 128] x) => (float[N, 32] y) { y = MatMul(x, w) }", w=values)
+    x = np.random.default_rng(2).normal(size=(32, 128)).astype("f4")
+    (codes,) = weight_codes(model, WeightOnly(bits, 64), lambda: iter([{"x": x}])).values()
+    assert not codes.codes[values == 0].any()
+    assert codes.codes[values != 0].any()
+
+
 def test_one_sample_is_enough_to_run():
     model = mlp()
     codes = weight_codes(model, WeightOnly(), lambda: iter([{"x": correlated(1)}]), threads=1)

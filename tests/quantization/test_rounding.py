@@ -242,3 +242,16 @@ def test_labels_are_node_names() -> None:
     heads, _ = find_heads(model.graph, frozenset(), HeadRules())
     assert set(found.codes) <= {label(head.node) for head in heads}
     assert [s.node for s in found.solved] == list(found.codes)
+
+
+def test_zeros_stay_zero_where_they_are_a_pattern() -> None:
+    model = one_layer("Conv", ("N", 16, 9, 9), (24, 16, 3, 3), True)
+    (head,) = find_heads(model.graph, frozenset(), HeadRules())[0]
+    values = head.values.copy()
+    values[:, [0, 3, 5, 6, 8, 11, 13, 14]] = 0
+    head.weight.values = values
+    feeds = samples(model)
+    found = round_weights(model, table_for(model, feeds), batches(feeds), dialect="tensorrt")
+    (codes,) = found.codes.values()
+    assert not codes.codes[values == 0].any()
+    assert found.solved[0].after < found.solved[0].before

@@ -82,19 +82,18 @@ def _shape(
         return tuple(declared)
     shape = options.shapes.get(name)
     if shape is None:
-        if options.has("--loadInputs"):
+        if options.has("--loadEngine"):
             shape = tuple(1 if d < 0 else d for d in declared)
             say(
                 f"Dynamic dimensions required for input: {name}, but no shapes were provided. "
                 f"Automatically overriding shape to: {'x'.join(map(str, shape))}",
                 "W",
             )
-        else:  # only timed: what it was tuned for will do
+        else:  # what it was just tuned for
             shape = tuple(facts["shapes"][name])
     low, high = facts["ranges"][name]
-    if options.has("--loadInputs") and (
-        len(shape) != len(low)
-        or not all(a <= d <= b for a, d, b in zip(low, shape, high, strict=True))
+    if len(shape) != len(low) or not all(
+        a <= d <= b for a, d, b in zip(low, shape, high, strict=True)
     ):
         raise Wrong(
             "Error[3]: [executionContext.cpp::setInputShape::2068] Error Code 3: API Usage Error "

@@ -229,7 +229,7 @@ def _macs(node: Any, known: dict[str, tuple[int, ...]]) -> float:
     if node.op_type == "Conv":
         return out * math.prod(known.get(node.input[1], (1, 1))[1:])
     if node.op_type in ("Gemm", "MatMul"):
-        return out * known.get(node.input[0], (1,))[-1]
+        return out * (known.get(node.input[0]) or (1,))[-1]
     return out / 16
 
 

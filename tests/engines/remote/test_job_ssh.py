@@ -205,9 +205,16 @@ def test_an_error_over_a_silent_link(sshd: Device, waits: Waits) -> None:
         sshd.proxy.stall()
         raise KeyboardInterrupt
 
-    began = time.monotonic()
+    began, told = time.monotonic(), list[str]()
     with pytest.raises(KeyboardInterrupt):
-        over(sshd, sh("echo on; sleep 300"), replace(waits, orphan_s=2), on_line=on_line)
+        over(
+            sshd,
+            sh("echo on; sleep 300"),
+            replace(waits, orphan_s=2),
+            on_line=on_line,
+            on_wait=told.append,
+        )
+    assert any("it ends that by itself within 2 s" in line for line in told), told
     assert time.monotonic() - began < 60
     sshd.proxy.cut()
     sshd.proxy.resume()

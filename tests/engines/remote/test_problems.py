@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from far_machines import BANNER, DF, T4, XAVIER
 
-from graphopt.engines.remote.probe import read_probe
+from graphopt.engines.remote.probe import Probe, read_probe
+from graphopt.engines.remote.problems import problems as problems_of
 from graphopt.profiles import load_device
 
 
@@ -67,8 +68,14 @@ def test_versions_that_the_device_or_graphopt_does_not_take():
 def test_another_gpu_than_the_device_asked_for():
     found = problems(T4, "a10")
     assert [p.name for p in found if p.blocking] == ["device"]
-    assert found[0].what == "this is Tesla T4 (compute capability 7.5), and not NVIDIA A10 (8.6)"
+    assert found[0].what == "it is Tesla T4 (compute capability 7.5), and not NVIDIA A10 (8.6)"
     assert found[0].remedy == "use --device t4"
+
+
+def test_a_trtexec_that_was_asked_for_and_is_not_there():
+    probe = Probe("jetson", asked="/opt/x/trtexec")
+    (found,) = [p for p in problems_of(probe) if p.name == "trtexec"]
+    assert found.what.startswith("there is no program /opt/x/trtexec there")
 
 
 def test_gpus_that_cannot_be_used():

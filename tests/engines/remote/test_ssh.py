@@ -346,3 +346,17 @@ def test_complaints_hold_no_control_characters() -> None:
 )
 def test_what_ssh_says_in_other_places(said: str, told: str) -> None:
     assert told in str(problem_of("h", said + "\r\n", met=False))
+
+
+def test_what_a_jump_host_says_is_told(sshd: Device) -> None:
+    with sshd.config.open("a") as config:
+        config.write("    ProxyJump nosuchjump.invalid\n")
+    assert "nosuchjump.invalid is not known" in refused(sshd)
+
+
+def test_a_session_type_for_people_is_overruled(sshd: Device) -> None:
+    with sshd.config.open("a") as config:
+        config.write("    SessionType none\n    StdinNull yes\n    ForkAfterAuthentication yes\n")
+    with sshd.link() as link:
+        assert link.run("cat", stdin=b"here").stdout == "here"
+    assert sshd.proxy.connections == 1

@@ -124,6 +124,8 @@ def test_bounded_by_age_and_size(shell: str, tmp_path: Path) -> None:
     big = [object_(root, 30_000, n) for n in (1, 2, 3, 4)]
     part = root / "objects" / ("0" * 64 + ".part")
     part.write_bytes(b"x" * 50_000)
+    broken_off = object_(root, 10, 2)
+    broken_off = broken_off.rename(f"{broken_off}.part")
     in_use = object_(root, 40_000, 9)
     os.link(in_use, root / "linked")
     (tmp_path / "model").write_bytes(b"m" * 20_000)
@@ -133,6 +135,7 @@ def test_bounded_by_age_and_size(shell: str, tmp_path: Path) -> None:
     # Newest first: 20000, then 30000 and 30000 are within the limit, the rest is not.
     assert wait_for(lambda: not big[3].exists())
     assert [p.exists() for p in big] == [True, True, False, False]
+    assert not broken_off.exists(), "nobody has written to it for two days"
     assert (old.exists(), older.exists(), in_use.exists(), part.exists()) == (
         False, False, True, True,
     )  # fmt: skip

@@ -295,6 +295,7 @@ def test_the_request_has_no_field_that_is_forgotten():
         "gpu_fallback": False, "sparsity": "force", "level": 1, "workspace_bytes": 1 << 20,
         "timing_cache": None, "timing": Timing(warmup_ms=1), "shapes": {}, "profile": 0,
         "times": None, "layer_times": None, "layers": None, "gpu": 1,
+        "feeds": {"x": "x.bin"}, "values": "out.json",
     }  # fmt: skip
     assert quiet | set(changes) == {f.name for f in fields(Request)}
     for name, value in changes.items():

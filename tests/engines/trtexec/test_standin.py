@@ -293,7 +293,9 @@ def test_failures_asked_for(ran, plain):
     assert (status, read_log(log).problem(status)) == (1, "Out of memory")
     status, log = ran(V10, asked, full=("save",))
     assert (status, read_log(log).problem(1)) == (1, "Saving engine to file failed.")
-    assert 0 < (plain.parent / "m.engine").stat().st_size < 5000
+    half = (plain.parent / "m.engine").stat().st_size
+    assert ran(V10, asked)[0] == 0
+    assert half == (plain.parent / "m.engine").stat().st_size // 2
     # Nobody checks the exported files: trtexec passes with half of them written.
     status, log = ran(V10, asked, full=("times", "profile"))
     assert read_log(log).problem(status) is None
