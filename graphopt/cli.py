@@ -89,9 +89,9 @@ def build(model: Path, **flags: Any) -> None:
 @COMPRESS
 def optimize(model: Path, **flags: Any) -> None:
     """Compress MODEL; stop at the optimized ONNX, no engine."""
-    from graphopt.verbs import run_build
+    from graphopt.verbs import run_optimize
 
-    run_build(model, flags, console(flags), engine=False)
+    run_optimize(model, flags, console(flags))
 
 
 @cli.command(cls=Sectioned, short_help="Pack MODEL for a device out of reach.")

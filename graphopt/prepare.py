@@ -120,7 +120,9 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
         quantization=target.quantization,
         unrunnable=bool(unrunnable),
     )
-    request = replace(request, recipe=_resolved(recipe, engine, align, pruning, bits, shapes))
+    request = replace(
+        request, recipe=_resolved(recipe, engine, align, pruning, bits, shapes, device)
+    )
     report.recipe = request.recipe.model_dump(mode="json")
     plan = BuildPlan(
         request,
@@ -165,8 +167,10 @@ def _resolved(
     pruning: Mapping[str, Mapping[str, object]],
     bits: Mapping[str, object],
     shapes: Mapping[str, ShapeRange],
+    device: DeviceProfile,
 ) -> Recipe:
     """Return the recipe with what was decided written into it: to run again, the same way."""
+    found = device.name if recipe.engine.host else None
     return recipe.override(
         {
             "prune": {"align": align, **pruning["prune"]},
@@ -174,6 +178,7 @@ def _resolved(
             "quantize": bits,
             "engine": {
                 "name": engine.name,
+                "device": found,
                 "shapes": {
                     name: {"min": s.min, "opt": s.opt, "max": s.max} for name, s in shapes.items()
                 },

@@ -15,6 +15,7 @@ from graphopt.errors import DataError, GateError, OutputExistsError, UsageError
 from graphopt.files import dump_json, output_error, scratch_beside
 from graphopt.output import REPORT
 from graphopt.recipe import DEFAULT_SAMPLES, Recipe, parse_one_profile, parse_shapes
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.data import Dataset
@@ -100,8 +101,23 @@ def recipe_of(flags: Mapping[str, Any]) -> Recipe:
     )
 
 
+def run_optimize(model: Path, flags: dict[str, Any], ui: Console) -> None:
+    """``graphopt optimize``.
+
+    Raises:
+        UsageError: a flag says how to build an engine, and none is built.
+    """
+    for name in ("builder_level", "workspace", "timing_cache", "time_limit"):
+        if flags[name] is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{flag} is about building, and optimize builds no engine: leave it out"
+            )
+    run_build(model, flags, ui, engine=False)
+
+
 def run_build(model: Path, flags: dict[str, Any], ui: Console, *, engine: bool) -> None:
-    """``graphopt build`` and ``graphopt optimize``."""
+    """``graphopt build``; without an engine all of it but that."""
     from graphopt.pipeline import build, preview
     from graphopt.plan import Request
 
@@ -135,7 +151,8 @@ def _show_report(report: Mapping[str, Any], out: Path, ui: Console) -> None:
         ui.result("  SYNTHETIC calibration data: accuracy means nothing, do not ship this")
     for gate in report["gates"]:
         ui.result(f"  gate {gate['name']}: {gate['status']} ({_gate(gate)})")
-    ui.result(f"wrote {out}/: {', '.join(a['path'] for a in report['artifacts'])}, report.json")
+    names = ", ".join(a["path"] for a in report["artifacts"])
+    ui.result(f"wrote {one_line(out)}/: {names}, report.json")
 
 
 def _gate(gate: Mapping[str, Any]) -> str:

@@ -644,3 +644,13 @@ def test_linear_algebra_gets_one_thread_unless_the_user_says_otherwise(
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert f"threads {threads}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "flag", [("--builder-level", "3"), ("--time-limit", "5"), ("--workspace", "1GB")]
+)
+def test_optimize_takes_no_option_of_building(
+    flag: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("optimize", "net.onnx", *flag, "-o", str(tmp_path / "o")) == 2
+    assert f"{flag[0]} is about building, and optimize builds no engine" in capsys.readouterr().err
