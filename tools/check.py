@@ -23,9 +23,12 @@ def main() -> int:
     parser.add_argument("pytest_args", nargs="*", help="passed on to pytest")
     args = parser.parse_args()
     python = [sys.executable, "-m"]
-    pytest = [*python, "pytest", "-q", "-n", "2", "--dist", "loadfile"]
+    # More processes than cores: tests over ssh wait much of their time.
+    pytest = [*python, "pytest", "-q", "-n", "4", "--dist", "loadfile"]
     if args.slow:
-        steps = [("slow tests", [*pytest, "-m", "slow and not gpu", *args.pytest_args])]
+        # Single tests are long: whoever is through takes the next.
+        pytest[-1] = "worksteal"
+        steps = [("slow tests", [*pytest, "-rs", "-m", "slow and not gpu", *args.pytest_args])]
     else:
         steps = [
             ("lint", [*python, "ruff", "check", *FOLDERS]),

@@ -229,7 +229,7 @@ def test_what_is_asked_for_by_mistake_is_told(capsys: pytest.CaptureFixture[str]
     assert call("net.onnx") == 2
     assert "--synthetic" not in capsys.readouterr().err  # which calibrate has not
     assert call("net.onnx", "--data", "all.npz", "--calibrator", "", "-o", "t.json") == 2
-    assert "unknown calibrator ''" in capsys.readouterr().err
+    assert "--calibrator" in capsys.readouterr().err
     assert not Path("t.json").exists()
 
 

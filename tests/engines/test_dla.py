@@ -302,7 +302,7 @@ def test_shapes_must_be_fixed():
     model = parse("net (float[N,8,4,4] x) => (float[N,8,4,4] y) { y = Relu(x) }")
     one, two = (1, 8, 4, 4), (2, 8, 4, 4)
     assert dla_report(model, XAVIER, int8=True, shapes={"x": ShapeRange(two, two, two)}).supported
-    with pytest.raises(UnsupportedModelError, match="takes fixed shapes, and input 'x'"):
+    with pytest.raises(UsageError, match="takes fixed shapes, and input 'x'"):
         dla_report(model, XAVIER, int8=True, shapes={"x": ShapeRange(one, two, two)})
     with pytest.raises(UsageError, match="--opt-shapes"):
         dla_report(model, XAVIER, int8=True)
