@@ -23,6 +23,11 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, the README's: else the others wait for them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin no test after ``TESTS_UNTIL`` (seconds since 1970), which the gate sets."""
     until = os.environ.get("TESTS_UNTIL")
