@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,8 +111,15 @@ def _print_engine(value: Mapping[str, Any], path: Path, ui: Console) -> None:
         ui.result(f"no sidecar ({sidecar_path(path).name}): where it came from is not known")
     for key, item in (value["sidecar"] or {}).items():
         if item not in (None, {}, [], ""):
-            ui.result(f"  {one_line(key, 60)}: {one_line(item, 1000)}")
+            ui.result(f"  {one_line(key, 60)}: {one_line(_plain(item), 1000)}")
     ui.result(value["trust"])
+
+
+def _plain(item: Any) -> str:
+    """Return a sidecar's value as people and shells write it."""
+    if isinstance(item, list) and all(isinstance(each, str) for each in item):
+        return shlex.join(item)
+    return item if isinstance(item, str) else json.dumps(item, sort_keys=True)
 
 
 def inspect_model(

@@ -250,11 +250,9 @@ def test_two_builds_at_once(sshd: Device, waits: Waits, tmp_path: Path) -> None:
     assert first.stdout is not None
     assert first.stdout.readline() == "on\n"
     told: list[str] = []
-    began = time.monotonic()
     finished = over(sshd, sh(script + " # 2"), waits, on_wait=told.append)
     assert finished.log == "on\nalone\n"
     assert told[0].startswith("waiting for jetson: ")
     assert "there) has had it for" in told[0]
-    assert time.monotonic() - began < 30
     assert first.communicate(timeout=20)[0].endswith("alone\n")
-    assert not running(inside)
+    assert wait_for(lambda: not running(inside))
