@@ -248,7 +248,7 @@ class _Client:
 
     def _fetch_one(self, name: str, link: Link) -> None:
         tell = self._progress(link, name, self.job.output_limit)
-        remote = f"{self.root}/jobs/{self.id}/work/{name}"
+        remote = "/".join((self.root, "jobs", self.id, "work", name))
         link.get(remote, self.job.outputs[name], progress=tell, limit_s=self.waits.copy_s)
 
     def _progress(self, link: Link, name: str, most: int | None = None) -> Progress:
