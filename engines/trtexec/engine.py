@@ -33,6 +33,7 @@ from graphopt.engines.trtexec.features import Features
 from graphopt.engines.trtexec.output import read_times
 from graphopt.engines.trtexec.places import local_trtexec
 from graphopt.engines.trtexec.requests import FILES, requests
+from graphopt.engines.trtexec.takes import dla_core
 from graphopt.errors import EnvironmentProblem, UsageError
 from graphopt.files import atomic_path, write_bytes
 
@@ -298,6 +299,7 @@ class Trtexec:
                 asked: tuple[Request, ...] = (
                     Request(
                         load=FILES.engine,
+                        dla=dla_core(path),
                         timing=timing,
                         shapes=sizes,
                         times=FILES.times,
@@ -362,7 +364,7 @@ class Trtexec:
             EnvironmentProblem: the machine cannot be reached or used, or is not what the engine
                 was built for.
         """
-        from graphopt.engines.trtexec.takes import dla_core, takes_of
+        from graphopt.engines.trtexec.takes import takes_of
         from graphopt.engines.trtexec.values import TrtexecSession
 
         if not path.is_file():

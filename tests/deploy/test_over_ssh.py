@@ -72,8 +72,10 @@ def test_a_build_comes_back_whole(
     assert is_clean(there, tmp_path)
 
 
-def test_a_dla_gets_the_plain_model_and_a_cache(work: Path, device: Setup, call: Call) -> None:
-    there = device("jetson-agx-xavier", "8.5.2")
+def test_a_dla_gets_the_plain_model_and_a_cache(
+    work: Path, device: Setup, call: Call, tmp_path: Path
+) -> None:
+    there = device("jetson-agx-xavier", "8.5.2", record=str(tmp_path / "words.jsonl"))
     code, _, err = call("build", *INT8, "--host", there.host, "--dla", 0, "-o", "dla")
     assert code == 0, err
     assert "implicit" in err
@@ -82,6 +84,11 @@ def test_a_dla_gets_the_plain_model_and_a_cache(work: Path, device: Setup, call:
     first = (work / "dla" / "calibration.cache").read_text().splitlines()[0]
     assert first == "TRT-8502-EntropyCalibration2"
     assert not (work / "dla" / "model.int8.onnx").exists()
+    # It is timed on the DLA too: an engine of one is loaded for a core.
+    code, _, err = call("profile", "dla/model.engine", "--host", there.host)
+    assert code == 0, err
+    ran = [json.loads(line) for line in (tmp_path / "words.jsonl").read_text().splitlines()]
+    assert "--useDLACore=0" in ran[-1]
 
 
 def test_what_the_device_cannot_do_is_told_before_any_work(
