@@ -126,22 +126,7 @@ def pack(folder: Path, out: Path) -> Bundle:
     """
     report = _report(folder)
     recipe = Recipe.load(folder / RECIPE)
-    if recipe.engine.host and recipe.engine.device == Recipe().engine.device:
-        raise UsageError(
-            f"{folder} was made for the machine that --host named: bundle the model itself, and "
-            "name the device with --device"
-        )
-    if recipe.quantize.gpu_calibration:
-        raise UsageError(
-            f"{folder} was made with --calibrate-on-gpu, which wants the samples on the GPU, and a "
-            "bundle has none: make it again without"
-        )
-    device = load_device(recipe.engine.device)
-    needs_nvidia(device)
-    if recipe.engine.name != "auto" and ENGINES.load(recipe.engine.name).dialect != _DIALECT:
-        raise UsageError(
-            f"{folder} was made for the engine {recipe.engine.name}: a bundle is for TensorRT"
-        )
+    device = _device_of(folder, recipe)
     kinds = {str(a["kind"]): str(a["path"]) for a in report["artifacts"]}
     implicit = _SIMULATED in kinds
     kind = (
@@ -184,23 +169,12 @@ def pack(folder: Path, out: Path) -> Bundle:
         for file, (what, text) in written.items():
             files[file] = (what, write_text(scratch / file, text))
         value = {
-            "kind": KIND,
-            "schema": SCHEMA,
-            "graphopt": graphopt.__version__,
+            **_told_of_model(recipe, device, contents, options),
             "name": name,
-            "device": json.loads(dump_json(device.to_json())),
             "source": report["source"],
             "onnx": onnx.name,
-            "precision": precision,
-            "quantization": recipe.quantize.quantization if recipe.quantize.int8 else None,
-            "opset": contents.opset,
-            "inputs": {n: [d, s] for n, (d, s) in contents.inputs.items()},
-            "outputs": {n: [d, s] for n, (d, s) in contents.outputs.items()},
-            "profiles": [to_json(profile) for profile in options.profiles if profile],
-            "dla": options.dla,
             "tensorrt": [_told(line) for line in found],
             "files": describe(files),
-            "results": RESULTS,
         }
         manifest = write_text(scratch / MANIFEST, dump_json(value))
         digest = sha256(manifest)
@@ -209,6 +183,51 @@ def pack(folder: Path, out: Path) -> Bundle:
         packed[SUMS] = write_text(scratch / SUMS, sums(value, digest))
         write_archive(out, packed, folder=name)
     return Bundle(out, Manifest(value, digest), found, _of_device(found, device))
+
+
+def _device_of(folder: Path, recipe: Recipe) -> DeviceProfile:
+    """Return the device an output folder was made for.
+
+    Raises:
+        UsageError: it was not made for one whose TensorRT can build it from a bundle.
+    """
+    if recipe.engine.host and recipe.engine.device == Recipe().engine.device:
+        raise UsageError(
+            f"{folder} was made for the machine that --host named: bundle the model itself, and "
+            "name the device with --device"
+        )
+    if recipe.quantize.gpu_calibration:
+        raise UsageError(
+            f"{folder} was made with --calibrate-on-gpu, which wants the samples on the GPU, and a "
+            "bundle has none: make it again without"
+        )
+    device = load_device(recipe.engine.device)
+    needs_nvidia(device)
+    if recipe.engine.name != "auto" and ENGINES.load(recipe.engine.name).dialect != _DIALECT:
+        raise UsageError(
+            f"{folder} was made for the engine {recipe.engine.name}: a bundle is for TensorRT"
+        )
+    return device
+
+
+def _told_of_model(
+    recipe: Recipe, device: DeviceProfile, contents: Contents, options: BuildOptions
+) -> dict[str, Any]:
+    """Return what a manifest tells of the model and what it is for."""
+    return {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "graphopt": graphopt.__version__,
+        "device": json.loads(dump_json(device.to_json())),
+        "precision": options.precision,
+        "quantization": recipe.quantize.quantization if recipe.quantize.int8 else None,
+        "opset": contents.opset,
+        "inputs": {n: [d, s] for n, (d, s) in contents.inputs.items()},
+        "outputs": {n: [d, s] for n, (d, s) in contents.outputs.items()},
+        "profiles": [to_json(profile) for profile in options.profiles if profile],
+        "dla": options.dla,
+        "results": RESULTS,
+    }
 
 
 def _report(folder: Path) -> dict[str, Any]:
