@@ -7,16 +7,15 @@ inspector tells of the layers.
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from graphopt.calibrators.cache import write_cache
-from graphopt.engines import Artifact, BuildOptions, ShapeRange
+from graphopt.engines import Artifact, BuildOptions
 from graphopt.engines._job import is_half, is_quantized
 from graphopt.engines.header import identify, is_engine
 from graphopt.engines.known import known_batch
@@ -26,11 +25,20 @@ from graphopt.engines.remote.probe import Probe, run_probe
 from graphopt.engines.remote.problems import problems
 from graphopt.engines.safety import check_engine
 from graphopt.engines.shapes import opt_batch, resolve_shapes, to_json
-from graphopt.engines.trtexec.command import Command, Request, Timing, command
+from graphopt.engines.trtexec.command import Request, Timing, command
 from graphopt.engines.trtexec.device import Errand, Ran, run_errand
+from graphopt.engines.trtexec.exchange import (
+    Say,
+    beside_engine,
+    built_first,
+    read_latency,
+    saved_model,
+    take_timings,
+    timing_name,
+    write_commands,
+)
 from graphopt.engines.trtexec.facts import Machine
 from graphopt.engines.trtexec.features import Features
-from graphopt.engines.trtexec.output import read_times
 from graphopt.engines.trtexec.places import local_trtexec
 from graphopt.engines.trtexec.requests import FILES, requests
 from graphopt.engines.trtexec.takes import dla_core
@@ -41,10 +49,6 @@ if TYPE_CHECKING:
     from graphopt.engines.trtexec.values import TrtexecSession
     from graphopt.model import Inputs, Model
     from graphopt.profiles import DeviceProfile, LatencyProfile
-
-BESIDE = {"layers": ".layers.json", "layer-times": ".layer-times.json", "engine-log": ".log"}
-"""What is written beside an engine: kind -> the end of its name, after the engine's own."""
-Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -203,16 +207,16 @@ class Trtexec:
             int8=is_quantized(model),
             fp16=is_half(model),
         )
-        commands = _commands(asked, features, say)
+        commands = write_commands(asked, features, say)
         with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
             folder = Path(scratch)
-            inputs = _saved(model, folder)
+            inputs = saved_model(model, folder)
             if options.implicit is not None:
                 # trtexec's calibrator is IInt8EntropyCalibrator2, whatever chose the ranges.
                 cache = folder / FILES.cache
                 inputs[FILES.cache] = write_cache(cache, options.implicit, version=features.version)
             with atomic_path(out) as beside:
-                places = _beside(beside)
+                places = beside_engine(beside)
                 outputs = {
                     FILES.engine: beside,
                     FILES.times: folder / FILES.times,
@@ -229,7 +233,7 @@ class Trtexec:
                     outputs=outputs,
                     optional=frozenset(outputs) - {FILES.engine},
                     timing_file=options.timing_cache,
-                    timing_name=_timing_name(probe),
+                    timing_name=timing_name(probe),
                     time_limit_s=options.time_limit_s,
                 )
                 done = self._run(errand, say)
@@ -239,16 +243,16 @@ class Trtexec:
                 if header.kind != "tensorrt":
                     raise EnvironmentProblem(f"trtexec wrote an engine of {header.kind}")
                 if options.timing_cache is not None:
-                    _take_timings(folder, options.timing_cache, done.finished.log, say)
+                    take_timings(folder, options.timing_cache, done.finished.log, say)
             machine = Machine.of(probe)
             why = done.problem(1) or "nothing was told"
             try:
-                latency = _latency(folder, machine, commands[1], opt_batch(first))
+                latency = read_latency(folder, machine, commands[1], opt_batch(first))
             except EnvironmentProblem as problem:  # a disk that was full there cuts files short
                 latency, why = None, str(problem)
             if latency is None:
                 say(f"the engine was built and not timed: {why}")
-        files = _beside(out)
+        files = beside_engine(out)
         facts = {
             **machine.sidecar(commands[0].words, [to_json(each) for each in (first, *more)]),
             "device": options.device.name,
@@ -307,8 +311,8 @@ class Trtexec:
                     ),
                 )
             else:
-                inputs, asked = _built_first(path, folder, sizes, timing)
-            commands = _commands(asked, features, say)
+                inputs, asked = built_first(path, folder, sizes, timing)
+            commands = write_commands(asked, features, say)
             builds = len(commands) > 1
             errand = Errand(
                 title=f"timing {path.name}",
@@ -319,13 +323,13 @@ class Trtexec:
                 optional=frozenset(
                     {FILES.layer_times, FILES.times} if builds else {FILES.layer_times}
                 ),
-                timing_name=_timing_name(probe) if builds else "",
+                timing_name=timing_name(probe) if builds else "",
             )
             done = self._run(errand, say)
             done.check(f"time {path.name}")
             batch = next((shape[0] for shape in sizes.values() if shape), None)
             machine = Machine.of(probe)
-            latency = _latency(folder, machine, commands[-1], batch or known_batch(path))
+            latency = read_latency(folder, machine, commands[-1], batch or known_batch(path))
             if latency is None:
                 raise EnvironmentProblem(
                     f"trtexec on {probe.where} did not time {path.name}: {done.problem(1)}"
@@ -397,73 +401,6 @@ def _silent(_: str) -> None:
 
 def _named(device: DeviceProfile) -> DeviceProfile | None:
     return None if device.name == "host" else device
-
-
-def _timing_name(probe: Probe) -> str:
-    """Return a file name of its own for each TensorRT and GPU: kernels are timed on both."""
-    gpu = probe.gpus[0].name if probe.gpus else "gpu"
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in gpu.lower())
-    return f"tensorrt-{probe.version or 'unknown'}-{plain[:60]}.cache"
-
-
-def _beside(engine: Path) -> dict[str, Path]:
-    return {kind: engine.with_name(engine.name + end) for kind, end in BESIDE.items()}
-
-
-def _take_timings(folder: Path, kept: Path, log: str, say: Say) -> None:
-    """Bring kernel timings home, unless the disk there cut them short: trtexec goes on then."""
-    file = folder / FILES.timing_cache
-    if not file.is_file():
-        return
-    saved = re.search(r"Saved (\d{1,12}) bytes of timing cache to", log)
-    if saved is not None and int(saved[1]) != file.stat().st_size:
-        say(f"{kept.name} is left as it was: the kernel timings were not written whole there")
-        return
-    write_bytes(kept, file.read_bytes())
-
-
-def _latency(
-    folder: Path, machine: Machine, measured: Command, batch: int
-) -> LatencyProfile | None:
-    """Read the times, or return None where there are none."""
-    file = folder / FILES.times
-    if not file.is_file():
-        return None
-    return read_times(file, batch=batch, environment=machine.environment(measured.words)).latency
-
-
-def _saved(model: Model, folder: Path) -> dict[str, Path]:
-    """Save a model to be sent; return the files by name."""
-    saved = model.save(folder / FILES.onnx)
-    data = saved.with_name(f"{saved.name}.data")
-    return {path.name: path for path in (saved, data) if path.exists()}
-
-
-def _commands(asked: Iterable[Request], features: Features, say: Say) -> list[Command]:
-    """Write the command lines, and say what is left out of them."""
-    made = [command(request, features) for request in asked]
-    for note in dict.fromkeys(note for each in made for note in each.notes):
-        say(f"trtexec: {note}")
-    return made
-
-
-def _built_first(
-    path: Path, folder: Path, sizes: Mapping[str, tuple[int, ...]], timing: Timing
-) -> tuple[dict[str, Path], tuple[Request, ...]]:
-    """Return what goes there and what is asked, to build a model only to time it."""
-    from graphopt.model import Model
-    from graphopt.profiles import DeviceProfile
-
-    model = Model.load(path)
-    shapes = {name: ShapeRange(shape, shape, shape) for name, shape in sizes.items()}
-    asked = requests(
-        BuildOptions(DeviceProfile("host"), resolve_shapes(model, shapes)),
-        {tensor.name: tensor.shape for tensor in model.graph.inputs},
-        int8=is_quantized(model),
-        fp16=is_half(model),
-        timing=timing,
-    )
-    return _saved(model, folder), asked
 
 
 __all__ = ["Timing", "Trtexec", "local_trtexec"]

@@ -16,7 +16,7 @@ from graphopt.bundle.pack import README
 from graphopt.bundle.results import BUILD_LOG, Results, open_bundle, open_results
 from graphopt.bundle.script import SCRIPT
 from graphopt.engines.sidecar import read_json, write_sidecar
-from graphopt.engines.trtexec.engine import BESIDE
+from graphopt.engines.trtexec.exchange import BESIDE
 from graphopt.engines.trtexec.facts import Machine
 from graphopt.engines.trtexec.layers import read_layer_times, read_layers
 from graphopt.engines.trtexec.output import read_times
