@@ -11,15 +11,15 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 import graphopt
+from graphopt.cli_measure import MEASURING
 from graphopt.cli_options import (
     BUNDLE,
     COMPRESS,
-    COUNT,
     DATA,
     FILE,
     HOST,
@@ -27,15 +27,12 @@ from graphopt.cli_options import (
     POINTS,
     SHAPES,
     TEXT,
-    TIME,
     Sectioned,
+    console,
 )
 from graphopt.errors import GraphoptError
 from graphopt.files import STOPPING
 from graphopt.wording import one_line
-
-if TYPE_CHECKING:
-    from graphopt.console import Console
 
 INTERNAL = 70  # EX_SOFTWARE of <sysexits.h>: a fault of graphopt's own
 COMPLETE = "_GRAPHOPT_COMPLETE"
@@ -214,24 +211,8 @@ def compare(reference: Path, candidate: Path, **flags: Any) -> None:
     run_compare(reference, candidate, flags, console(flags))
 
 
-@cli.command()
-@click.argument("file", type=FILE)
-@DATA
-@click.option("--batch", type=COUNT, metavar="N", help="Batch size.  [1]")
-@click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Input shapes.")
-@HOST
-@click.option("--layers", type=FILE, metavar="FILE", help="Save each layer's time, by trtexec.")
-@click.option("--warm-up", type=TIME, default=200, metavar="MS", help="Dropped.  [200]")
-@click.option("--duration", type=TIME, default=3, metavar="S", help="At least.  [3]")
-@click.option("--iterations", type=COUNT, default=10, metavar="N", help="At least.  [10]")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Save raw samples as JSON.")
-@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-@OUTPUT
-def profile(file: Path, **flags: Any) -> None:
-    """Time FILE, here or on --host: latency and throughput."""
-    from graphopt.verbs_profile import run_profile
-
-    run_profile(file, flags, console(flags))
+for verb in MEASURING:
+    cli.add_command(verb)
 
 
 @cli.command()
@@ -261,15 +242,6 @@ def doctor(**flags: Any) -> None:
 
     ui = console(flags)
     sys.exit(run_doctor(flags, ui))
-
-
-def console(flags: dict[str, Any]) -> Console:
-    """Make the console the output flags ask for."""
-    from graphopt.console import Console
-
-    verbosity = -1 if flags.pop("quiet") else 0
-    verbosity = 1 if flags.pop("verbose") else verbosity
-    return Console(verbosity=verbosity, json=bool(flags.pop("as_json")))
 
 
 class Stopped(KeyboardInterrupt):

@@ -6,9 +6,12 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from graphopt.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -333,3 +336,22 @@ BUNDLE = options(
         _MAKE,
     ),
 )
+PUBLISH = section(
+    "For pipelines",
+    click.option("--history", type=FILE, metavar="FILE", help="Add this run to a history."),
+    click.option("--label", type=TEXT, metavar="NAME", help="Goes by NAME there.  [the file's]"),
+    click.option("--junit", type=FILE, metavar="FILE", help="Write a test report, JUnit XML."),
+    click.option("--metrics", type=FILE, metavar="FILE", help="Write flat figures, JSON."),
+    click.option("--bmf", type=FILE, metavar="FILE", help="Write Bencher Metric Format."),
+    click.option("--summary", type=FILE, metavar="FILE", help="Add a summary, Markdown."),
+    click.option("--ci", metavar="NAME", help="auto, github, gitlab, off.  [auto]"),
+)
+
+
+def console(flags: dict[str, Any]) -> Console:
+    """Make the console the output flags ask for."""
+    from graphopt.console import Console
+
+    verbosity = -1 if flags.pop("quiet") else 0
+    verbosity = 1 if flags.pop("verbose") else verbosity
+    return Console(verbosity=verbosity, json=bool(flags.pop("as_json")))

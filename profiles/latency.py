@@ -80,6 +80,11 @@ class LatencyProfile:
         return self.percentile(90)
 
     @property
+    def p95(self) -> float:
+        """The 95th percentile, in ms."""
+        return self.percentile(95)
+
+    @property
     def p99(self) -> float:
         """The 99th percentile, in ms."""
         return self.percentile(99)
@@ -100,6 +105,7 @@ class LatencyProfile:
             "mean_ms": self.mean,
             "p50_ms": self.p50,
             "p90_ms": self.p90,
+            "p95_ms": self.p95,
             "p99_ms": self.p99,
             "throughput": self.throughput if self.mean else None,
         }

@@ -41,7 +41,7 @@ LAYERS: list[set[str]] = [
     {"pipeline"},
     {"bundle"},
     {"verbs", "verbs_analyze", "verbs_bundle", "verbs_calibrate", "verbs_profile"},
-    {"cli", "__main__"},
+    {"cli", "cli_measure", "__main__"},
 ]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_every_module_has_a_layer() -> None:
 
 def test_the_layers_are_drawn_in_the_docs() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (drawn,) = [block for block in text.split("```")[1::2] if block.startswith("\ncli\n")]
+    (drawn,) = [block for block in text.split("```")[1::2] if block.startswith("\ncli ")]
     lines = [set(line.split()) for line in reversed(drawn.strip().splitlines())]
     known = [names - {"__main__"} for names in LAYERS]
     for line in lines:
