@@ -11,6 +11,7 @@ from graphopt.console import Console
 from graphopt.cost import cost, stored_bytes
 from graphopt.engines import Artifact
 from graphopt.errors import UnsupportedModelError
+from graphopt.layerwise import SAMPLES, layer_losses
 from graphopt.measure import fidelity, latencies
 from graphopt.model import Model
 from graphopt.optimize import Optimized
@@ -64,6 +65,9 @@ class Outcome:
             return
         with report.stage("verify"):
             self._fidelity(report, ui)
+        if self.bits is not None:
+            with report.stage("verify-layers"):
+                self._layers(self.bits, report, ui)
         with report.stage("time"):
             self._latency(report, ui)
 
@@ -151,6 +155,20 @@ class Outcome:
                 notes.append("a CPU computes part of fp16 in fp32")
             if known:
                 report.metrics.append(Metric(name, unit, known, "; ".join(filter(None, notes))))
+
+    def _layers(self, bits: Bits, report: Report, ui: Console) -> None:
+        """Tell what each layer's output lost against the float32 model it was made from."""
+        data = self.plan.evaluation
+        with ui.progress("comparing layers", min(len(data), SAMPLES)) as advance:
+            losses = layer_losses(
+                bits.base,
+                bits.model,
+                data,
+                exact=self.plan.engine.dialect != CPU_DIALECT,
+                shapes={name: s.opt for name, s in self.plan.shapes.items()},
+                progress=advance,
+            )
+        report.layers = [loss.to_json() for loss in losses]
 
     def _warn_of_nan(self, ui: Console) -> None:
         if self.fidelity["fp32"].total.nonfinite_a:

@@ -13,6 +13,7 @@ from graphopt.files import output_error, scratch_beside, sha256, uninterrupted
 
 MODEL, REPORT, RECIPE = "model.onnx", "report.json", "recipe.toml"
 TABLE, CACHE = "calibration.json", "calibration.cache"
+CONTACT_SHEET = "contact-sheet.webp"
 
 
 def check_free(folder: Path, *, force: bool) -> None:

@@ -11,17 +11,19 @@ from graphopt.calibrators.cache import write_cache
 from graphopt.channels import ChannelAnalysis, PrunePlan
 from graphopt.channels.allocation.limits import unmatched
 from graphopt.console import Console
+from graphopt.data import Dataset
+from graphopt.data.contact_sheet import contact_sheet
 from graphopt.engines import Artifact, GpuCalibration
 from graphopt.engines.releases import release_of, spell_version
 from graphopt.engines.shapes import input_facts
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.errors import GateError
-from graphopt.files import write_text
+from graphopt.files import write_bytes, write_text
 from graphopt.linting import lint_model, say_lint
 from graphopt.model import Model
 from graphopt.optimize import Optimized, optimize
 from graphopt.outcome import Outcome
-from graphopt.output import CACHE, MODEL, RECIPE, TABLE, staged
+from graphopt.output import CACHE, CONTACT_SHEET, MODEL, RECIPE, TABLE, staged
 from graphopt.plan import BuildPlan, Request
 from graphopt.prepare import prepare
 from graphopt.quantize_options import BLOCK_OPSET
@@ -68,6 +70,7 @@ def build(request: Request, ui: Console | None = None) -> Report:
         if bits is not None:
             onnx[plan.precision] = files.save_bits(plan, bits)
         files.save_text("recipe", RECIPE, request.recipe.to_toml())
+        files.save_pictures(plan.calibration or plan.evaluation)
         for_tensorrt = plan.engine.dialect == TENSORRT
         _mind_opset(plan, done.model if bits is None or plan.implicit else bits.model, ui)
         _mind_cache(plan, ui)
@@ -150,6 +153,13 @@ class _Files:
     def save_text(self, kind: str, name: str, text: str) -> None:
         """Save a text file."""
         self.report.add_artifact(kind, write_text(self.folder / name, text))
+
+    def save_pictures(self, data: Dataset) -> None:
+        """Save what the network is shown, where that is pictures."""
+        sheet = contact_sheet(data)
+        if sheet is not None:
+            path = write_bytes(self.folder / CONTACT_SHEET, sheet)
+            self.report.add_artifact("contact-sheet", path)
 
 
 def warn_of_pruning(plan: BuildPlan, done: Optimized, ui: Console) -> None:

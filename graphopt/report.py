@@ -38,6 +38,7 @@ KINDS = (
     "layer-times",
     "engine-log",
     "prune-plan",
+    "contact-sheet",
     "recipe",
 )
 
@@ -108,6 +109,7 @@ class Report:
     dla: dict[str, Any] = field(default_factory=dict)
     lint: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
     latency: dict[str, Any] = field(default_factory=dict)
     gates: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, str]] = field(default_factory=list)
@@ -157,6 +159,7 @@ class Report:
             "dla": self.dla,
             "lint": self.lint,
             "fidelity": self.fidelity,
+            "layers": self.layers,
             "latency": self.latency,
             "gates": self.gates,
             "artifacts": self.artifacts,

@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"channels", "data", "dialects", "engines", "fidelity", "lint", "passes", "recovery",
      "verify"},
     {"recipe"},
-    {"report", "output", "stages", "pruning", "weights", "prune_options", "optimize", "quantize",
+    {"report", "output", "stages", "layerwise", "pruning", "weights", "prune_options", "optimize", "quantize",
      "measure", "plan", "prepare", "prepare_data", "outcome", "opening", "inspection",
      "sensitivity", "quantization", "shape_options", "quantize_options", "engine_options", "bits",
      "int8", "linting", "honesty"},

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,15 @@ class Dataset:
     def batch_size(self, wanted: int) -> int:
         """Return the batch size to use: the model's where that is fixed, else ``wanted``."""
         return self.fixed_batch or wanted
+
+    def at_most(self, count: int) -> Dataset:
+        """Return ``count`` of the samples, evenly spread, or all: whole batches where fixed."""
+        fixed = self.fixed_batch or 1
+        count = max(fixed, count - count % fixed)
+        if len(self) <= count:
+            return self
+        chosen = tuple(self.indices[i * len(self) // count] for i in range(count))
+        return replace(self, indices=chosen)
 
     def batches(self, size: int) -> Iterator[Feeds]:
         """Yield every sample once, in batches of ``size`` (of the model's where that is fixed).
