@@ -175,9 +175,8 @@ def run_probe(link: Link, *, trtexec: str = "", folder: str = "", limit_s: float
         LinkLost: the link broke.
         EnvironmentProblem: the machine cannot be reached, or has no POSIX shell.
     """
-    script = resources.files(__package__).joinpath("probe.sh").read_text(encoding="utf-8")
     mark = secrets.token_hex(8)
-    done = link.run(script, trtexec, folder, mark, limit_s=limit_s)
+    done = link.run(telling("probe.sh"), trtexec, folder, mark, limit_s=limit_s)
     values = parse(done.stdout, mark)
     if values is None:
         said = one_line(done.stderr or done.stdout, 200) or "nothing"
@@ -187,6 +186,12 @@ def run_probe(link: Link, *, trtexec: str = "", folder: str = "", limit_s: float
             hint="graphopt needs a POSIX sh there, with head, od and tr",
         )
     return replace(read_probe(link.where, values), asked=trtexec)
+
+
+def telling(name: str) -> str:
+    """Return a script of this package that tells values, with the functions it does so by."""
+    here = resources.files(__package__)
+    return "".join((here / part).read_text(encoding="utf-8") for part in ("tell.sh", name))
 
 
 def parse(text: str, mark: str) -> dict[str, str] | None:
@@ -282,6 +287,6 @@ def _jetson(values: dict[str, str]) -> Jetson | None:
         chip=chip,
         l4t=release,
         jetpack=readings.package(values.get("packages", ""), r"nvidia-jetpack"),
-        power_mode=readings.first(r"Power Mode: *(\w{1,40})", values.get("power-mode", "")),
+        power_mode=readings.power_mode(values.get("power-mode", "")),
         clocks_fixed=readings.clocks_fixed(values.get("clocks", "")),
     )

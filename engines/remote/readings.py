@@ -11,6 +11,7 @@ import re
 from graphopt.engines.releases import Version
 from graphopt.engines.trtexec.features import banner_version
 from graphopt.profiles.host import Gpu, read_gpus
+from graphopt.profiles.state_jetson import clocks_fixed, l4t, power_mode
 from graphopt.wording import one_line
 
 CHIPS: dict[str, tuple[int, int]] = {
@@ -98,18 +99,6 @@ def package(table: str, name: str) -> str:
     return first(rf"(?m)^ii +{name}(?::\w+)? (?:\d+:)?(\d[\d.]{{0,30}})", table).rstrip(".")
 
 
-def l4t(text: str) -> str:
-    """Return the release in /etc/nv_tegra_release: ``"35.4.1"``."""
-    found = re.search(r"R(\d{1,3}) \(release\), REVISION: (\d[\d.]{0,9})", text, re.ASCII)
-    return f"{found[1]}.{found[2]}" if found else ""
-
-
-def clocks_fixed(text: str) -> bool | None:
-    """Whether ``jetson_clocks --show`` tells a GPU clock that cannot vary; None: it tells none."""
-    found = re.search(r"GPU MinFreq=(\d{1,15}) MaxFreq=(\d{1,15})", text, re.ASCII)
-    return None if found is None else int(found[1]) == int(found[2])
-
-
 def cuda(file: str, nvcc: str) -> str:
     """Return the version of the toolkit, of version.json, version.txt or nvcc: ``"11.4.19"``."""
     number = r"(\d{1,3}\.\d{1,3}(?:\.\d{1,5})?)"
@@ -148,3 +137,23 @@ def package_tool(text: str) -> str:
     """Return what installs packages where /etc/os-release is this: ``"apt"``, ``"dnf"`` or ""."""
     ids = set(" ".join(re.findall(r'(?m)^ID(?:_LIKE)?="?([a-z0-9 ._-]{1,100})', text)).split())
     return next((tool for tool, known in _INSTALLERS.items() if ids & set(known)), "")
+
+
+__all__ = [
+    "CHIPS",
+    "clocks_fixed",
+    "cuda",
+    "distribution",
+    "first",
+    "free_bytes",
+    "gpus",
+    "jobs",
+    "l4t",
+    "memory",
+    "package",
+    "package_tool",
+    "power_mode",
+    "real",
+    "tensorrt",
+    "whole",
+]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphopt.engines.remote import readings
 from graphopt.engines.remote.link import Done
 from graphopt.engines.remote.local import LocalLink
-from graphopt.engines.remote.probe import Jetson, Probe, parse, read_probe, run_probe
+from graphopt.engines.remote.probe import Jetson, Probe, parse, read_probe, run_probe, telling
 from graphopt.engines.trtexec.features import Features
 from graphopt.errors import EnvironmentProblem
 from graphopt.profiles.host import Gpu
@@ -275,7 +275,7 @@ def test_the_script_needs_only_what_posix_has(tmp_path, monkeypatch):
     for name in TOOLS:
         found = next(p for p in (Path("/usr/bin") / name, Path("/bin") / name) if p.exists())
         (bare / name).symlink_to(found)
-    script = Path(readings.__file__).with_name("probe.sh").read_text()
+    script = telling("probe.sh")
     cut = re.sub(r"(?m)^PATH=.*$", f"PATH='{bare}'", script)
     assert cut != script
     import subprocess

@@ -1,0 +1,26 @@
+"""The state of this machine: read, never changed. What a latency or a power figure depends on.
+
+Every key has a text; what cannot be read is left out, or ``"unknown"`` where its absence matters.
+Nothing that names a person or one specimen (serials, UUIDs, host or user names) is read.
+"""
+
+from __future__ import annotations
+
+from graphopt.profiles.comparable import differences, fingerprint
+from graphopt.profiles.throttling import throttled
+
+
+def read_state() -> dict[str, str]:
+    """Return all that is recorded of this machine now, by key; never raises."""
+    from graphopt.profiles.state_cpu import cpu_state
+    from graphopt.profiles.state_jetson import jetson_state
+    from graphopt.profiles.state_nvidia import nvidia_state
+    from graphopt.profiles.state_software import software_state
+
+    found: dict[str, str] = {}
+    for read in (cpu_state, software_state, nvidia_state, jetson_state):
+        found.update(read())
+    return dict(sorted(found.items()))
+
+
+__all__ = ["differences", "fingerprint", "read_state", "throttled"]
