@@ -95,14 +95,39 @@ class _Builder:
         bias = self.weight("fc_bias", (1000,), 0.1)
         gemm = helper.make_node("Gemm", [x, weight, bias], ["logits"], name="fc", transB=1)
         self.nodes.append(gemm)
-        info = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            self.nodes,
-            name,
-            [info("input", TensorProto.FLOAT, [batch, 3, size, size])],
-            [info("logits", TensorProto.FLOAT, [batch, 1000])],
-            self.weights,
+        info = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 1000])
+        return self.model(name, size, batch, [info])
+
+    def relu6(self, x: str, name: str) -> str:
+        """The activation of MobileNet."""
+        if not any(weight.name == "zero" for weight in self.weights):
+            for bound, value in (("zero", 0.0), ("six", 6.0)):
+                self.weights.append(numpy_helper.from_array(np.array(value, np.float32), bound))
+        return self.node("Clip", [x, "zero", "six"], name)
+
+    def separable(self, x: str, name: str, channels: tuple[int, int], stride: int) -> str:
+        """Howard et al. 2017, figure 3 right: a depthwise convolution, and one of 1x1."""
+        cin = channels[0]
+        weight = self.weight(f"{name}_depthwise_weight", (cin, 1, 3, 3), (2 / 9) ** 0.5)
+        bias = self.weight(f"{name}_depthwise_bias", (cin,), 0.1)
+        x = self.node(
+            "Conv",
+            [x, weight, bias],
+            f"{name}_depthwise",
+            kernel_shape=[3, 3],
+            strides=[stride, stride],
+            pads=[1, 1, 1, 1],
+            group=cin,
         )
+        x = self.relu6(x, f"{name}_relu1")
+        return self.relu6(self.conv(x, f"{name}_pointwise", channels, 1, 1, 1.0), f"{name}_relu2")
+
+    def model(
+        self, name: str, size: int, batch: int | str, outputs: list[onnx.ValueInfoProto]
+    ) -> onnx.ModelProto:
+        """Return the checked model of one image input."""
+        given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])
+        graph = helper.make_graph(self.nodes, name, [given], outputs, self.weights)
         model = helper.make_model(
             graph,
             producer_name="graphopt-tools",
@@ -148,7 +173,54 @@ def resnet50(seed: int = 0, size: int = 224, batch: int | str = "N") -> onnx.Mod
     return net.classifier(x, cin, "resnet50", size, batch)
 
 
-SHAPES = {"resnet18": resnet18, "resnet50": resnet50}
+def ssd_mobilenet(seed: int = 0, size: int = 300, batch: int | str = "N") -> onnx.ModelProto:
+    """Return an SSD on MobileNet v1 (Howard et al. 2017; MLPerf's 91 classes), random weights.
+
+    Boxes and scores of all anchors, without the non-maximum suppression behind them.
+
+    Args:
+        seed: of the weights; the same seed gives the same bytes.
+        size: height and width of the input.
+        batch: size or name of the batch dimension.
+
+    Returns:
+        A checked model: ``input`` float32 [batch, 3, size, size] -> ``boxes`` [batch, A, 4] and
+        ``scores`` [batch, A, 91].
+    """
+    net = _Builder(np.random.default_rng(seed))
+    x = net.relu6(net.conv("input", "conv0", (3, 32), 3, 2, 1.0), "conv0_relu")
+    cin, maps = 32, []
+    widths = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+    for number, cout in enumerate(widths, start=1):
+        x = net.separable(x, f"conv{number}", (cin, cout), 2 if number in (2, 4, 6, 12) else 1)
+        cin = cout
+        if number in (11, 13):
+            maps.append((x, cout))
+    for number, cout in enumerate((512, 256, 256, 128), start=14):
+        x = net.relu6(net.conv(x, f"conv{number}_1", (cin, cout // 2), 1, 1, 1.0), f"r{number}_1")
+        x = net.relu6(net.conv(x, f"conv{number}_2", (cout // 2, cout), 3, 2, 1.0), f"r{number}_2")
+        cin = cout
+        maps.append((x, cout))
+    found: dict[str, list[str]] = {"boxes": [], "scores": []}
+    for level, (feature, width) in enumerate(maps):
+        anchors = 3 if level == 0 else 6
+        for what, values in (("boxes", 4), ("scores", 91)):
+            name = f"{what}{level}"
+            y = net.conv(feature, name, (width, anchors * values), 1, 1, 0.5)
+            y = net.node("Transpose", [y], f"{name}_nhwc", perm=[0, 2, 3, 1])
+            shape = numpy_helper.from_array(np.array([0, -1, values], np.int64), f"{name}_shape")
+            net.weights.append(shape)
+            found[what].append(net.node("Reshape", [y, shape.name], f"{name}_rows"))
+    for what, rows in found.items():
+        net.nodes.append(helper.make_node("Concat", rows, [what], name=what, axis=1))
+    info = helper.make_tensor_value_info
+    outputs = [
+        info(w, TensorProto.FLOAT, [batch, None, v]) for w, v in (("boxes", 4), ("scores", 91))
+    ]
+    return net.model("ssd_mobilenet", size, batch, outputs)
+
+
+SHAPES = {"resnet18": resnet18, "resnet50": resnet50, "ssd_mobilenet": ssd_mobilenet}
 
 
 def main() -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.channels import analyze, apply_plan, make_plan
 from graphopt.channels.allocation import CostModel, Target
-from graphopt.channels.allocation.latency import LAUNCH_PS
 from graphopt.channels.allocation.tally import Extent, Ledger, Product, Tally
 from graphopt.cost import cost
 from graphopt.errors import UsageError
 from graphopt.model import Model
 from graphopt.passes.prune_channels import PruneChannels
 from graphopt.profiles import DeviceProfile, load_device
+from graphopt.profiles.anchors import fit
+from graphopt.profiles.roofline import Rates, estimate
 
 # Grouped, depthwise and transposed convolution, both axes of a Gemm, Concat, a residual, a Split.
 NET = """g (float[N,3,H,W] x, float[12,3,3,3] w1, float[12] b1, float[12,6,3,3] w2,
@@ -246,13 +247,45 @@ SLOW = DeviceProfile(
 
 
 def test_a_layer_takes_the_longer_of_computing_and_moving(tools):
-    analysis = one_conv(tools, 128)
+    analysis, known = one_conv(tools, 128), fit().constants
     computing = CostModel.of(analysis, device=FAST, precision="int8").tally("latency")
-    macs = 64 * 64 * 9 * 32 * 128
-    assert computing.of_model() == 2 * (LAUNCH_PS + round(macs / 50))
+    launch, macs = Rates.of(FAST).launch, 64 * 64 * 9 * 32 * 128
+    assert computing.of_model() == 2 * (launch + round(macs / (50 * known.compute)))
     moving = CostModel.of(analysis, device=SLOW, precision="int8").tally("latency")
     moved = 64 * 64 * (32 + 128) + 9 * 32 * 128
-    assert moving.of_model() == 2 * (LAUNCH_PS + round(moved / 0.1))
+    assert moving.of_model() == 2 * (launch + round(moved / (0.1 * known.bandwidth)))
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+@pytest.mark.parametrize("text", [NET])
+def test_with_every_channel_there_it_is_the_estimate(tools, precision, text):
+    """One model of time: the pruner's, at full width, and that of graphopt estimate."""
+    model, device, shapes = tools.graph(text), load_device("t4"), {"x": (2, 3, 8, 8)}
+    costs = CostModel.of(analyze(model), shapes, device=device, precision=precision)
+    told = estimate(model, device, precision=precision, shapes=shapes)
+    assert costs.tally("latency").of_model() == round(told.ms * 1e9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_of_a_plan_it_is_the_estimate_of_the_pruned_model(tools, seed):
+    model, device, shapes = tools.graph(NET), load_device("t4"), {"x": (1, 3, 8, 8)}
+    analysis, rng = analyze(model), np.random.default_rng(seed)
+    costs = CostModel.of(analysis, shapes, device=device, precision="int8")
+    scores = {g.name: rng.random(g.width) for g in analysis.groups}
+    plan = make_plan(analysis, scores, align=1, floor=1, ratios=random_ratios(analysis, rng))
+    pruned = model.clone()
+    apply_plan(pruned, plan)
+    told = estimate(pruned, device, precision="int8", shapes=shapes)
+    planned = costs.tally("latency").at([g.after for g in plan.groups])
+    # What changes its kind is computed in another way: a grouped convolution whose groups are one
+    # channel wide, or that has one group left.
+    before, after = [
+        {n.name: (n.attrs["group"] > 1, n.inputs[1].shape[1] > 1) for n in m.graph.nodes
+         if "group" in n.attrs} for m in (model, pruned)
+    ]  # fmt: skip
+    assume(before == after)
+    assert planned == round(told.ms * 1e9)
 
 
 def test_padding_makes_widths_between_multiples_worthless(tools):

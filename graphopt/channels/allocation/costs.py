@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graphopt.channels.allocation.extents import Extents
-from graphopt.channels.allocation.latency import Roofline, pad, rates_of
+from graphopt.channels.allocation.latency import rates_of, rooflines
 from graphopt.channels.allocation.layers import layers_of, product
 from graphopt.channels.allocation.stored import stored_constants
 from graphopt.channels.allocation.tally import Tally, Term
+from graphopt.cost import with_input_shapes
 from graphopt.errors import UsageError
 from graphopt.model import Model
 from graphopt.profiles import DeviceProfile
+from graphopt.profiles.roofline import pad
 
 if TYPE_CHECKING:
     from graphopt.channels.groups import ChannelAnalysis
@@ -61,15 +63,15 @@ class CostModel:
             precision: the layers' precision there.
         """
         extents = Extents(analysis)
-        layers, unknown = layers_of(extents, shapes or {})
+        model = with_input_shapes(Model(analysis.trace.graph), shapes or {})
+        layers, unknown = layers_of(extents, model)
         stored = tuple(stored_constants(extents))
         fixed = Model(analysis.trace.graph).parameters() - sum(
             s.cost([e.size for e in extents.table]) for s in stored
         )
         latency: tuple[Term, ...] = ()
         if device is not None and device.bandwidth_gbs and precision in device.peaks:
-            rates = rates_of(device, precision)
-            latency = tuple(Roofline.of(extents, layer, rates) for layer in layers)
+            latency = rooflines(extents, model, device, precision)
         widths = tuple(g.width for g in analysis.groups)
         table = tuple(extents.table)
         channels = {n.macs.extents[i]: None for n in layers for i in n.macs.channels}

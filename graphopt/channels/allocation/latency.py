@@ -1,12 +1,7 @@
-"""How long a model takes on a device, from the device's peaks: a roofline, layer by layer.
+"""How long a plan would take on a device: the estimate of :mod:`graphopt.profiles.roofline`.
 
-Williams, Waterman and Patterson, *Roofline: an insightful visual performance model for multicore
-architectures*, CACM 52(4), 2009: a layer takes the longer of computing and of moving its tensors.
-Channels are padded to the device's multiple first, in what is computed and in what is moved, as
-tensor cores and their layouts have it, so a width between two multiples saves nothing. Allocation
-needs the *share* that a plan leaves, not milliseconds: no layer reaches its peak, but how far it
-falls short is much the same before and after. Layers that only move data are left out, because
-TensorRT fuses most of them.
+The same kernels, rates and padding, as functions of the widths that groups keep: with every channel
+there it is what ``graphopt estimate`` says of the same model in one precision throughout.
 """
 
 from __future__ import annotations
@@ -15,30 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphopt.channels.allocation.extents import Extents
-from graphopt.channels.allocation.layers import Factors, Layer, product
+from graphopt.channels.allocation.layers import product
 from graphopt.channels.allocation.tally import Product
 from graphopt.errors import UsageError
+from graphopt.model import Model
 from graphopt.profiles import DeviceProfile
-
-BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
-# What a kernel takes that has nothing to do: no layer gets faster than this. In picoseconds, as
-# all times here: whole numbers add up to the same in any order.
-LAUNCH_PS = 3_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What a device does in a picosecond.
-
-    Attributes:
-        macs: multiply-accumulates, at the peak.
-        elements: tensor elements moved, at the peak bandwidth.
-        multiple: channels are padded to a multiple of it.
-    """
-
-    macs: float
-    elements: float
-    multiple: int
+from graphopt.profiles.layers import Factors, Work, kernels, work_of
+from graphopt.profiles.roofline import Rates, pad, rest_of
 
 
 def rates_of(device: DeviceProfile | None, precision: str) -> Rates:
@@ -49,18 +27,14 @@ def rates_of(device: DeviceProfile | None, precision: str) -> Rates:
     """
     if device is None:
         raise UsageError("latency=... needs a device: name one with --device, such as t4")
-    peak = device.peaks.get(precision)
-    if peak is None or device.bandwidth_gbs is None:
-        lacks = f"no peak for {precision}" if peak is None else "no bandwidth"
+    if precision not in device.peaks or device.bandwidth_gbs is None:
+        known = precision in device.peaks
+        lacks = "no bandwidth" if known else f"no peak for {precision}"
         raise UsageError(
             f"latency=... cannot be estimated on '{device.name}': its profile has {lacks}; use "
             "macs=..., or --device with a profile that has 'peaks' and 'bandwidth_gbs'"
         )
-    return Rates(
-        peak / 2,
-        device.bandwidth_gbs / 1e3 / BYTES[precision],
-        device.multiple(precision),
-    )
+    return Rates.of(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,37 +67,65 @@ class Padded:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """The time of one layer, in picoseconds.
+    """The time of one kernel, in picoseconds.
 
     Attributes:
         rates: of the device.
-        macs: the multiply-accumulates.
-        moved: the elements of each tensor it reads or writes.
+        precision: of the kernel.
+        macs: the multiply-accumulates, or None.
+        moved: the elements of each tensor it reads or writes, and the bytes of one.
+        depthwise: whether tensor cores are of no use.
     """
 
     rates: Rates
-    macs: Padded
-    moved: tuple[Padded, ...]
+    precision: str
+    macs: Padded | None
+    moved: tuple[tuple[Padded, int], ...]
+    depthwise: bool = False
 
     @classmethod
-    def of(cls, extents: Extents, layer: Layer, rates: Rates) -> Roofline:
-        """Return the time of a layer on a device."""
-        multiple = rates.multiple
-        moved = tuple(Padded.of(extents, m, multiple) for m in layer.moved)
-        return cls(rates, Padded.of(extents, layer.macs, multiple), moved)
+    def of(cls, extents: Extents, work: Work, rates: Rates) -> Roofline:
+        """Return the time of a kernel on a device."""
+        multiple = rates.multiples[work.precision]
+
+        def padded(factors: Factors) -> Padded:
+            return Padded.of(extents, factors, multiple)
+
+        macs = None if work.macs is None else padded(work.macs)
+        moved = tuple((padded(m.elements), m.itemsize) for m in work.moved)
+        return cls(rates, work.precision, macs, moved, work.depthwise)
 
     @property
     def extents(self) -> tuple[int, ...]:
         """The extents it depends on."""
-        return (*self.macs.extents, *(e for m in self.moved for e in m.extents))
+        macs = () if self.macs is None else self.macs.extents
+        return (*macs, *(e for m, _ in self.moved for e in m.extents))
 
     def cost(self, sizes: Sequence[int], /) -> int:
         """Return the picoseconds at these sizes."""
-        elements = sum(m.cost(sizes) for m in self.moved)
-        busy = max(self.macs.cost(sizes) / self.rates.macs, elements / self.rates.elements)
-        return LAUNCH_PS + round(busy)
+        moving = self.rates.moving(sum(m.cost(sizes) * size for m, size in self.moved))
+        computing = 0.0
+        if self.macs is not None:
+            macs = self.macs.cost(sizes)
+            computing = self.rates.computing(self.precision, macs, depthwise=self.depthwise)
+        return self.rates.kernel(computing, moving)
 
 
-def pad(size: int, multiple: int) -> int:
-    """Return the size rounded up to a multiple."""
-    return -(-size // multiple) * multiple
+def rooflines(
+    extents: Extents, model: Model, device: DeviceProfile, precision: str
+) -> tuple[Roofline, ...]:
+    """Return the time of each kernel whose shapes are known, in graph order.
+
+    Args:
+        extents: of the model; grows.
+        model: the same, with static shapes.
+        device: with a peak for the precision, and a bandwidth.
+        precision: of all that can run in it.
+    """
+    rates = rates_of(device, precision)
+    found = []
+    for kernel in kernels(model, precision, rest_of(device)):
+        work = work_of(kernel, extents.of_read, extents.of_written, precision)
+        if work is not None:
+            found.append(Roofline.of(extents, work, rates))
+    return tuple(found)
