@@ -1,0 +1,208 @@
+"""What ``graphopt history`` does to series of runs: plots them, finds where a level changed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphopt.console import Console
+from graphopt.files import dump_json, write_text
+from graphopt.profiles.history import Entry, History, Point
+from graphopt.verbs_history import no_figure, query_of, refuse_overwrite
+from graphopt.wording import counted, one_line
+
+PANELS = 4  # series that are shown, those with the newest runs
+DRAWN = 2000  # points of a series in a drawing; more are not told apart
+_COMMIT = re.compile("[0-9a-f]{7,64}")  # a line to copy holds nothing that a shell reads
+Key = tuple[str, str, str, int]  # subject, machine, verb, batch
+
+
+def run_plot(file: Path, flags: Mapping[str, Any], ui: Console) -> None:
+    """``graphopt history plot``: one figure over the runs, in the terminal or drawn."""
+    query, figure = query_of(flags), flags["figure"]
+    out: Path | None = flags["output"]
+    refuse_overwrite(out, flags["force"])
+    with History.open(file, write=False) as history:
+        points = history.series(figure, query, limit=flags["limit"])
+        if not points:
+            raise no_figure(history, figure, query)
+    every = _by_series(points)
+    shown = every[:PANELS]
+    if len(every) > PANELS:
+        ui.warn(
+            f"{len(every)} series; the {PANELS} with the newest runs are shown: "
+            "choose by --subject, --machine, --verb or --branch"
+        )
+    if out is not None:
+        write_text(out, _draw(shown, figure))
+        ui.result(f"wrote {out}")
+    if ui.json:
+        ui.raw(dump_json([_series_json(key, found, figure) for key, found in every]))
+    elif out is None:
+        for key, found in shown:
+            ui.raw(_plot(key, found, figure, flags["ascii"] or not _unicode(ui)))
+
+
+def run_shifts(file: Path, flags: Mapping[str, Any], ui: Console) -> None:
+    """``graphopt history shifts``: where the level of a figure changed, a series at a time."""
+    from graphopt.profiles.shifts import WINDOW, shifts
+
+    query, figure = query_of(flags), flags["figure"]
+    least = flags["least"] or 0.0
+    with History.open(file, write=False) as history:
+        every = _by_series(history.series(figure, query))
+        if not every:
+            raise no_figure(history, figure, query)
+    rows: list[dict[str, Any]] = []
+    for key, points in every:
+        points = points[-(flags["limit"] or WINDOW) :]
+        values = [p.value for p in points]
+        relative = min(values) > 0 and points[-1].unit not in ("dB", "%", "points")
+        scale, unit = (100.0, "%") if relative else (1.0, points[-1].unit)
+        rows += [
+            {
+                **_key_json(key),
+                "figure": figure,
+                "change": found.change * scale,
+                "low": found.low * scale,
+                "high": found.high * scale,
+                "unit": unit,
+                "p": found.p,
+                "last_before": _place(points[found.index - 1].entry),
+                "first_after": _place(points[found.index].entry),
+                "earliest": points[found.first].entry.id,
+                "latest": points[found.last].entry.id,
+            }
+            for found in shifts(values, relative=relative)
+            if abs(found.change) * scale >= least
+        ]
+    if ui.json:
+        ui.raw(dump_json(rows))
+        return
+    runs = sum(len(points) for _, points in every)
+    if not rows:
+        ui.result(f"no shift of {figure} in {counted(runs, 'run')}")
+    for row in rows:
+        _tell_shift(row, ui)
+
+
+def _by_series(points: Iterable[Point]) -> list[tuple[Key, list[Point]]]:
+    """Return what can be compared, oldest first, apart; the series with the newest run first."""
+    found: dict[Key, list[Point]] = {}
+    for point in points:
+        entry = point.entry
+        key = (entry.subject, entry.machine, entry.verb, entry.batch)
+        found.setdefault(key, []).append(point)
+    return sorted(found.items(), key=lambda item: -item[1][-1].entry.id)
+
+
+def _named(key: Key) -> str:
+    subject, machine, verb, batch = key
+    return f"{one_line(subject, 60)}, {one_line(verb, 12)}, batch {batch}, machine {machine[:6]}"
+
+
+def _key_json(key: Key) -> dict[str, Any]:
+    return dict(zip(("subject", "machine", "verb", "batch"), key, strict=True))
+
+
+def _series_json(key: Key, points: Sequence[Point], figure: str) -> dict[str, Any]:
+    return {
+        **_key_json(key),
+        "figure": figure,
+        "unit": points[-1].unit,
+        "points": [{**_place(p.entry), "value": p.value} for p in points],
+    }
+
+
+def _place(entry: Entry) -> dict[str, Any]:
+    return {"run": entry.id, "commit": entry.commit, "when": entry.when}
+
+
+def _told(place: Mapping[str, Any]) -> str:
+    commit, when = one_line(place["commit"], 12), one_line(place["when"], 20)
+    more = ", ".join(text for text in (f"commit {commit}" if commit else "", when) if text)
+    return f"run {place['run']}" + (f" ({more})" if more else "")
+
+
+def _dated(entry: Entry) -> str:
+    day = one_line(entry.when, 10)
+    return f"run {entry.id}{f', {day}' if day else ''}"
+
+
+def _tell_shift(row: Mapping[str, Any], ui: Console) -> None:
+    digits = ".1f" if row["unit"] == "%" else ".4g"
+    low, high = f"{row['low']:+{digits}}", f"{row['high']:+{digits}}"
+    key = (row["subject"], row["machine"], row["verb"], row["batch"])
+    ui.result(
+        f"{row['figure']} {row['change']:+{digits}} {row['unit']} (95 %: {low} to {high}) "
+        f"from {_told(row['first_after'])}: {_named(key)}"
+    )
+    ui.result(f"  last before it: {_told(row['last_before'])}")
+    old, new = row["last_before"]["commit"], row["first_after"]["commit"]
+    if _COMMIT.fullmatch(old) and _COMMIT.fullmatch(new) and old != new:
+        ui.result(f"  git log {old}..{new}")
+    if row["earliest"] != row["latest"]:
+        ui.result(f"  it may have begun in any of runs {row['earliest']} to {row['latest']}")
+
+
+def _plot(key: Key, points: Sequence[Point], figure: str, ascii_only: bool) -> str:
+    from graphopt.charts.text import text_plot
+
+    size = shutil.get_terminal_size((80, 24))
+    return text_plot(
+        [p.value for p in points],
+        title=f"{one_line(figure, 40)} of {_named(key)}: {counted(len(points), 'run')}",
+        unit=points[-1].unit,
+        begin=_dated(points[0].entry),
+        end=_dated(points[-1].entry),
+        width=min(size.columns, 160),
+        height=max(4, min(size.lines - 8, 14)),
+        ascii_only=ascii_only,
+    )
+
+
+def _draw(every: Sequence[tuple[Key, list[Point]]], figure: str) -> str:
+    from graphopt.charts import Series, line_chart
+
+    series = [
+        Series(
+            _named(key),
+            [(float(p.entry.id), p.value) for p in kept],
+            [_told(_place(p.entry)) for p in kept] if len(kept) <= 200 else (),
+        )
+        for key, points in every
+        for kept in [_thinned(points)]
+    ]
+    unit = every[0][1][-1].unit
+    return line_chart(
+        series,
+        title=one_line(figure, 60),
+        desc=f"{one_line(figure, 60)} of each run, a line for each series",
+        x_label="run",
+        y_label=one_line(unit, 12),
+        alone=True,
+    )
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    """Return the least and the greatest of equal parts: their outline stays."""
+    if len(points) <= DRAWN:
+        return list(points)
+    part = -(-len(points) // (DRAWN // 2))
+    kept = []
+    for start in range(0, len(points), part):
+        some = points[start : start + part]
+        ends = {min(some, key=_value).entry.id, max(some, key=_value).entry.id}
+        kept += [p for p in some if p.entry.id in ends]
+    return kept
+
+
+def _value(point: Point) -> float:
+    return point.value
+
+
+def _unicode(ui: Console) -> bool:
+    return "utf" in (ui.out.encoding or "").lower()

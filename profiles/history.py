@@ -1,0 +1,393 @@
+"""A history: runs in one SQLite file that several programs may write at once.
+
+::
+
+    with History.open("history.db") as history:         # made, where there is none
+        number = history.add(run)
+        history.set_baseline("v1", number)
+    with History.open("history.db", write=False) as history:
+        number, base = history.baseline("last-good", subject="net.onnx", fingerprint=here)
+
+What :meth:`History.add` returned for is on the disk, whole; what it did not is not there at all.
+Runs are in the order they were added in, not that of their clocks, which differ.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from graphopt.errors import UsageError
+from graphopt.profiles._history_baseline import check_name, find
+from graphopt.profiles._history_file import connect, told, transaction
+from graphopt.profiles._history_pack import fingerprint_hash, pack, plain_text, unpack
+from graphopt.profiles._history_query import COLUMNS, SPARED, Entry, Point, Query, where
+from graphopt.profiles.run import STATUSES, Run
+from graphopt.wording import one_line
+
+__all__ = ["Column", "Entry", "History", "Point", "Query", "fingerprint_hash"]
+
+Column = Literal["subject", "branch", "machine"]
+WAIT_S = 30.0  # for the lock; 8 writers at once wait for hundredths of a second
+_PAGE = 500
+
+
+class History:
+    """An open history file; see :meth:`open`. For one thread; each opens its own."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, wait_s: float) -> None:
+        self.path, self._connection, self._wait_s = path, connection, wait_s
+
+    @classmethod
+    def open(cls, path: str | Path, *, write: bool = True, wait_s: float = WAIT_S) -> History:
+        """Open a history, to be closed or used as a context.
+
+        Args:
+            path: the file.
+            write: to add to it; it is made where there is none.
+            wait_s: how long to wait for others that are writing, in seconds.
+
+        Raises:
+            UsageError: without ``write`` there is none; the file is something else, of a newer
+                graphopt, or damaged.
+            EnvironmentProblem: another program holds its lock for longer.
+            OutputError: it may not be written, or the disk is full.
+        """
+        path = Path(path)
+        return cls(path, connect(path, write=write, wait_s=wait_s), wait_s)
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was added is there already."""
+        self._connection.close()
+
+    def add(self, run: Run) -> int:
+        """Add a run; return its number once it is on the disk.
+
+        Raises:
+            UsageError: it is larger than a history keeps.
+            EnvironmentProblem: another program holds the lock for too long.
+            OutputError: the file may not be written, or the disk is full.
+        """
+        packed = pack(run)
+        with told(self.path), transaction(self._connection, wait_s=self._wait_s):
+            return self._insert(run, packed)
+
+    def add_missing(self, runs: Iterable[Run]) -> tuple[int, int]:
+        """Add those of ``runs`` that are not there yet, all or none; return added and present.
+
+        Two runs are the same if everything of them is, raw samples included.
+        """
+        added = present = 0
+        with told(self.path), transaction(self._connection, wait_s=self._wait_s):
+            for run in runs:
+                packed = pack(run)
+                if self.rows("SELECT 1 FROM runs WHERE digest = ?", (packed[2],)):
+                    present += 1
+                else:
+                    self._insert(run, packed)
+                    added += 1
+        return added, present
+
+    def _insert(self, run: Run, packed: tuple[bytes, bytes, str]) -> int:
+        record, samples, digest = packed
+        texts = (run.when, run.verb, run.subject, run.branch, run.commit)
+        number = self._connection.execute(
+            "INSERT INTO runs (moment, verb, subject, branch, revision, status, machine, batch, "
+            "samples, sha256, model_digest, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                *(plain_text(text) for text in texts),
+                run.status,
+                fingerprint_hash(run.fingerprint),
+                max(0, min(run.batch, 2**31)),
+                len(run.samples_ms),
+                plain_text(run.sha256),
+                plain_text(run.model_digest),
+                digest,
+            ),
+        ).lastrowid
+        assert number is not None
+        self._connection.execute("INSERT INTO details VALUES (?,?,?)", (number, record, samples))
+        # A figure that is there twice counts once, as Run.figure() finds it.
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO figures VALUES (?,?,?,?)",
+            [(number, plain_text(f.name), float(f.value), plain_text(f.unit)) for f in run.figures],
+        )
+        return number
+
+    def get(self, number: int) -> Run:
+        """Return a run as it was added, raw samples included; its digest is checked.
+
+        Raises:
+            UsageError: there is none of that number, or what is there is damaged.
+        """
+        rows = self.rows(
+            "SELECT details.record, details.samples, digest FROM runs JOIN details ON run = id "
+            "WHERE id = ?",
+            (self.existing(number),),
+        )
+        try:
+            return unpack(*rows[0])
+        except UsageError as problem:
+            raise UsageError(f"run {number} of {self.path} is {problem}") from problem
+
+    def runs(
+        self, query: Query | None = None, *, limit: int | None = None
+    ) -> Iterator[tuple[int, Run]]:
+        """Yield numbers and runs, newest first, without raw samples.
+
+        Read in pages: nobody who writes has to wait for whoever looks at them.
+        """
+        entries = iter(self.entries(query, limit=limit))
+        while page := list(islice(entries, _PAGE)):
+            numbers = [entry.id for entry in page]
+            marks = ",".join("?" * len(numbers))
+            found = dict(
+                self.rows(f"SELECT run, record FROM details WHERE run IN ({marks})", numbers)
+            )
+            for number in numbers:
+                if number in found:  # else pruned meanwhile
+                    try:
+                        yield number, unpack(found[number], None, None)
+                    except UsageError as problem:
+                        raise UsageError(f"run {number} of {self.path} is {problem}") from problem
+
+    def entries(
+        self,
+        query: Query | None = None,
+        *,
+        limit: int | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Entry]:
+        """Return what a list shows of runs, newest first; of those ``numbers`` only, if given."""
+        clause, values = where(query)
+        if numbers is not None:
+            clause = f"{clause} AND" if clause else "WHERE"
+            clause += f" id IN ({','.join(str(int(n)) for n in numbers)})"
+        rows = self.rows(
+            f"SELECT {COLUMNS} FROM runs {clause} ORDER BY id DESC LIMIT ?",
+            (*values, -1 if limit is None else limit),
+        )
+        names = self._names()
+        return [self._entry(row, names) for row in rows]
+
+    def series(
+        self, figure: str, query: Query | None = None, *, limit: int | None = None
+    ) -> list[Point]:
+        """Return one figure of the newest ``limit`` runs that have it, oldest first."""
+        clause, values = where(query)
+        rows = self.rows(
+            f"SELECT {COLUMNS}, value, unit FROM runs CROSS JOIN figures "
+            "ON figures.run = runs.id AND figures.name = ? "
+            f"{clause} ORDER BY id DESC LIMIT ?",
+            (plain_text(figure), *values, -1 if limit is None else limit),
+        )
+        names = self._names()
+        points = []
+        for *row, value, unit in rows:
+            if not isinstance(value, float) or value - value != 0 or not isinstance(unit, str):
+                raise self._strange(row[0])
+            points.append(Point(self._entry(row, names), value, unit))
+        return points[::-1]
+
+    def values(self, figure: str, numbers: Sequence[int]) -> dict[int, tuple[float, str]]:
+        """Return one figure of these runs with its unit, by run; those without it are left out."""
+        found: dict[int, tuple[float, str]] = {}
+        for start in range(0, len(numbers), _PAGE):
+            some = list(numbers[start : start + _PAGE])
+            marks = ",".join("?" * len(some))
+            rows = self.rows(
+                f"SELECT run, value, unit FROM figures WHERE name = ? AND run IN ({marks})",
+                [plain_text(figure), *some],
+            )
+            found.update({r: (v, str(u)) for r, v, u in rows if isinstance(v, float)})
+        return found
+
+    def measured(self, query: Query | None = None) -> list[tuple[str, int]]:
+        """Return the names of the figures that such runs have, and how many have each."""
+        clause, values = where(query)
+        rows = self.rows(
+            "SELECT name, count(*) FROM figures WHERE run IN "
+            f"(SELECT id FROM runs {clause}) GROUP BY name ORDER BY name",
+            values,
+        )
+        return [(str(name), int(count)) for name, count in rows]
+
+    def count(self) -> int:
+        """Return how many runs there are."""
+        return int(self.rows("SELECT count(*) FROM runs")[0][0])
+
+    def distinct(self, column: Column) -> list[str]:
+        """Return what there is of one of these, sorted; a thousand at most."""
+        rows = self.rows(f"SELECT DISTINCT {column} FROM runs LIMIT 1000")
+        return sorted(str(value) for (value,) in rows)
+
+    def set_baseline(self, name: str, number: int) -> None:
+        """Let a run be the baseline of its subject under ``name``, in place of another.
+
+        Raises:
+            UsageError: the name means something else already, or there is no such run.
+        """
+        check_name(name)
+        with told(self.path), transaction(self._connection, wait_s=self._wait_s):
+            self.existing(number)
+            self._connection.execute(
+                "INSERT OR REPLACE INTO baselines SELECT ?, subject, id FROM runs WHERE id = ?",
+                (name, number),
+            )
+
+    def drop_baseline(self, name: str, subject: str | None = None) -> int:
+        """Forget a name, of one subject or of all; return how many were so called."""
+        with told(self.path), transaction(self._connection, wait_s=self._wait_s):
+            also, values = ("", ()) if subject is None else (" AND subject = ?", (subject,))
+            return self._connection.execute(
+                f"DELETE FROM baselines WHERE name = ?{also}", (name, *values)
+            ).rowcount
+
+    def baselines(self) -> list[tuple[str, str, int]]:
+        """Return name, subject and run of each baseline, by name."""
+        rows = self.rows("SELECT name, subject, run FROM baselines ORDER BY name, subject")
+        return [(str(name), str(subject), int(run)) for name, subject, run in rows]
+
+    def baseline(
+        self,
+        ref: str,
+        *,
+        subject: str | None = None,
+        branch: str | None = None,
+        fingerprint: Mapping[str, str] | None = None,
+        verb: str | None = None,
+        with_samples: bool = False,
+    ) -> tuple[int, Run]:
+        """Return number and run of a baseline, raw samples included.
+
+        Args:
+            ref: a name that was set; ``branch:NAME``, the newest good run of that branch;
+                ``last-good``, the newest good run; ``run:NUMBER``. Good is what met its gates, or
+                had none to meet; a failed run is not, nor one that could not tell.
+            subject: only of this subject.
+            branch: only of this branch.
+            fingerprint: only of machines with it.
+            verb: only of this verb.
+            with_samples: only runs that have raw samples.
+
+        Raises:
+            UsageError: there is none; it says what there is.
+        """
+        machine = None if fingerprint is None else fingerprint_hash(fingerprint)
+        asked = Query(subject, branch, verb, None, machine)
+        number = find(self, ref, asked, with_samples=with_samples)
+        return number, self.get(number)
+
+    def prune(
+        self, *, keep: int | None = None, before: str | None = None, dry_run: bool = False
+    ) -> list[int]:
+        """Remove old runs and give their room back; return their numbers.
+
+        Baselines stay, and the newest good run of each subject and branch.
+
+        Args:
+            keep: what is not among the newest ``keep`` of its subject may go.
+            before: what ran before this time (UTC, as :attr:`Run.when`) may go; where a run's time
+                is not known it stays. With ``keep``, only what is both goes.
+            dry_run: only say which would go.
+
+        Raises:
+            UsageError: neither was given.
+        """
+        if keep is None and before is None:
+            raise UsageError("say what to keep: a number of runs, or an age")
+        conditions: list[str] = [SPARED]
+        values: list[object] = []
+        if keep is not None:
+            conditions.append(
+                "id NOT IN (SELECT id FROM (SELECT id, ROW_NUMBER() OVER "
+                "(PARTITION BY subject ORDER BY id DESC) AS place FROM runs) WHERE place <= ?)"
+            )
+            values.append(keep)
+        if before is not None:
+            conditions.append("moment GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*'")
+            conditions.append("moment < ?")
+            values.append(before)
+        clause = " AND ".join(conditions)
+        with told(self.path), transaction(self._connection, wait_s=self._wait_s):
+            gone = [int(n) for (n,) in self.rows(f"SELECT id FROM runs WHERE {clause}", values)]
+            if not dry_run:
+                self._connection.executemany("DELETE FROM runs WHERE id = ?", [(n,) for n in gone])
+        if gone and not dry_run:
+            # What was pruned stays so where there is no room for a copy, or another is reading.
+            with suppress(sqlite3.OperationalError):
+                self._connection.execute("VACUUM")
+        return gone
+
+    def check(self) -> list[str]:
+        """Look at every page, index and reference of the file; return what is wrong with it."""
+        found = [str(row[0]) for row in self.rows("PRAGMA integrity_check(20)")]
+        broken = self.rows("PRAGMA foreign_key_check")
+        lines = [line for line in found if line != "ok"]
+        lines += [f"{row[0]} {row[1]} refers to a run that is not there" for row in broken[:20]]
+        for (number,) in self.rows("SELECT id FROM runs ORDER BY id"):
+            try:
+                self.get(number)
+            except UsageError as problem:
+                lines.append(str(problem))
+        return lines
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return all that a query of our own gives, read whole: nobody waits for a reader."""
+        with told(self.path):
+            return self._connection.execute(sql, values).fetchall()
+
+    def existing(self, number: int) -> int:
+        """Return the number of a run that is there.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if not self.rows("SELECT 1 FROM runs WHERE id = ?", (max(0, min(number, 2**62)),)):
+            raise UsageError(f"{self.path} has no run {number}; 'graphopt history list' shows them")
+        return number
+
+    def _names(self) -> dict[int, tuple[str, ...]]:
+        names: dict[int, tuple[str, ...]] = {}
+        for name, _, run in self.baselines():
+            names[run] = (*names.get(run, ()), name)
+        return names
+
+    def _entry(self, row: Sequence[Any], names: Mapping[int, tuple[str, ...]]) -> Entry:
+        number, *texts, batch, samples = row
+        whole = all(type(n) is int for n in (number, batch, samples))
+        if not whole or not all(type(t) is str for t in texts) or texts[5] not in STATUSES:
+            raise self._strange(number)
+        when, verb, subject, branch, commit, status, machine = texts
+        return Entry(
+            number,
+            when,
+            verb,
+            subject,
+            branch,
+            commit,
+            status,
+            machine,
+            batch,
+            samples,
+            names.get(number, ()),
+        )
+
+    def _strange(self, number: object) -> UsageError:
+        return UsageError(f"run {one_line(number, 20)} of {self.path} is damaged: wrong types")
