@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt.engines._lanes import Lane, Lanes
 from graphopt.engines._messages import builder_message
 from graphopt.engines.cuda import Cuda, open_cuda
 from graphopt.engines.feeds import batch_of, check_feeds
@@ -25,6 +26,7 @@ from graphopt.wording import spell
 if TYPE_CHECKING:
     from graphopt.graph import Array, Shape
     from graphopt.model import Feeds, Inputs
+    from graphopt.profiles.layer_times import LayerTimes
 
 # By name: the ``nptype`` of TensorRT 8.5 asks for ``numpy.bool``, which NumPy 1.24 took away.
 _NUMPY: dict[str, Any] = {
@@ -84,11 +86,14 @@ class EngineSession:
     """An engine with its execution context, one stream and its buffers."""
 
     def __init__(self, trt: Any, engine: Any, cuda: Cuda, log: list[str]) -> None:
-        self._trt, self._engine, self._cuda, self._log = trt, engine, cuda, log
+        self._trt, self._engine, self.cuda, self._log = trt, engine, cuda, log
+        self._lanes: list[Lane] = []
+        self._others: list[EngineSession] = []
+        self._graph: Any = None
         self._context = engine.create_execution_context()
         if self._context is None:
             raise EnvironmentProblem(f"the engine cannot be run: {_why(log)}")
-        self._stream = cuda.stream()
+        self.stream = cuda.stream()
         self._buffers: dict[str, tuple[int, int]] = {}
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         is_input = {n: engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names}
@@ -109,9 +114,13 @@ class EngineSession:
 
     def close(self) -> None:
         """Give the GPU's memory back."""
-        self._cuda.synchronize(self._stream)
+        for other in self._others:
+            other.close()
+        self._others.clear()
+        self._lanes.clear()
+        self.cuda.synchronize(self.stream)
         for address, _ in self._buffers.values():
-            self._cuda.free(address)
+            self.cuda.free(address)
         self._buffers.clear()
         self._context = None
 
@@ -127,35 +136,109 @@ class EngineSession:
         results = self._bind(feeds)
         self._enqueue()
         for name, array in results.items():
-            self._cuda.to_host(array, self._buffers[name][0], self._stream)
-        self._cuda.synchronize(self._stream)
+            self.cuda.to_host(array, self._buffers[name][0], self.stream)
+        self.cuda.synchronize(self.stream)
         return results
 
     def time(
         self, feeds: Feeds, /, *, warmup_s: float = 0.2, min_s: float = 1.0, min_runs: int = 30
     ) -> LatencyProfile:
         """Time runs of one batch by CUDA events, without copies, in a CUDA graph where possible."""
-        self._bind(feeds)
-        self._enqueue()  # Some kernels are loaded by the first run, which no graph may hold.
-        self._cuda.synchronize(self._stream)
-        graph = self._cuda.capture(self._stream, self._enqueue)
-        launch: Callable[[], None] = graph or self._enqueue
-        start, stop = self._cuda.event(), self._cuda.event()
+        timer = self.timer(feeds)
+        (lane,) = timer.lanes
 
         def timed() -> float:
-            self._cuda.record(start, self._stream)
-            launch()
-            self._cuda.record(stop, self._stream)
-            return self._cuda.elapsed_ms(start, stop)
+            lane.launch()
+            return lane.elapsed_ms()
 
         return sample(
             timed,
-            batch=batch_of(feeds),
+            batch=timer.batch,
             warmup_s=warmup_s,
             min_s=min_s,
             min_runs=min_runs,
-            environment={**environment(), **self._environment(graph is not None)},
+            environment={**environment(), **timer.environment},
         )
+
+    def timer(self, feeds: Feeds, /, *, streams: int = 1) -> Lanes:
+        """Make one batch ready on some streams, each with a context and buffers of its own.
+
+        Raises:
+            UsageError: the engine does not take this batch.
+            EnvironmentProblem: this TensorRT has no room for so many contexts.
+        """
+        self._check_streams(streams)
+        while len(self._lanes) < streams:
+            self._lanes.append(Lane(self if not self._lanes else self._another()))
+        lanes = tuple(self._lanes[:streams])
+        for lane in lanes:
+            lane.ready(feeds)
+        found = self._environment(all(lane.graph for lane in lanes))
+        return Lanes(lanes, feeds, batch_of(feeds), {**found, "streams": str(streams)})
+
+    def launcher(self, feeds: Feeds) -> tuple[Callable[[], None], bool]:
+        """Bind a batch; return what queues a run of it, and whether by a CUDA graph."""
+        self._bind(feeds)
+        self._enqueue()  # Some kernels are loaded by the first run, which no graph may hold.
+        self.cuda.synchronize(self.stream)
+        close = getattr(self._graph, "close", None)
+        if close is not None:  # each batch has a graph of its own
+            close()
+        self._graph = self.cuda.capture(self.stream, self._enqueue)
+        return self._graph or self._enqueue, self._graph is not None
+
+    def layer_times(self, feeds: Feeds, /, *, runs: int = 50) -> LayerTimes:
+        """Return the time of each layer, by TensorRT's profiler, in a pass of its own.
+
+        No CUDA graph is used, since layers inside one cannot be told apart. The context is a
+        fresh one: a profiler cannot be taken off again.
+
+        Raises:
+            UsageError: the engine does not take this batch.
+            EnvironmentProblem: the profiler told nothing.
+        """
+        from graphopt.engines._layer_profiler import layer_times
+
+        other = self if self._alone() else self._another()
+        if other is self:
+            self._lanes.clear()  # what they hold is about to be bound anew
+        try:
+            return layer_times(self._trt, other, feeds, runs)
+        finally:
+            if other is not self:
+                other.close()
+                self._others.remove(other)
+
+    def profiled(self, profiler: Any, feeds: Feeds) -> Callable[[], None]:
+        """Bind a batch and set a profiler; return what runs once and waits."""
+        self._bind(feeds)
+        self._context.profiler = profiler
+
+        def run() -> None:
+            self._enqueue()
+            self.cuda.synchronize(self.stream)
+
+        return run
+
+    def _another(self) -> EngineSession:
+        """Open a second context of the same engine."""
+        other = EngineSession(self._trt, self._engine, self.cuda, self._log)
+        self._others.append(other)
+        return other
+
+    def _alone(self) -> bool:
+        """Whether one context takes the only optimization profile: TensorRT 8, dynamic shapes."""
+        old = self._trt.__name__ == "tensorrt" and int(self._trt.__version__.split(".")[0]) < 10
+        open_ = any(None in shape for _, shape in self.inputs().values())
+        return old and open_
+
+    def _check_streams(self, streams: int) -> None:
+        if streams > 1 and self._alone():
+            raise EnvironmentProblem(
+                f"{streams} streams: TensorRT {self._trt.__version__} gives an optimization "
+                "profile to one context alone, and this engine has dynamic shapes: build it for "
+                "one shape, or time it with TensorRT 10"
+            )
 
     def _environment(self, graph: bool) -> dict[str, str]:
         from graphopt.profiles.host import gpus
@@ -166,7 +249,7 @@ class EngineSession:
             "engine_version": str(self._trt.__version__),
             "gpu": cards[0].name if cards else "unknown",
             "driver": cards[0].driver if cards else "unknown",
-            "clock": f"CUDA events ({self._cuda.backend})",
+            "clock": f"CUDA events ({self.cuda.backend})",
             "cuda_graph": "yes" if graph else "no",
         }
 
@@ -185,7 +268,7 @@ class EngineSession:
             on_host = self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST
             address = array.ctypes.data if on_host else self._reserve(name, array.nbytes)
             if not on_host:
-                self._cuda.to_device(address, array, self._stream)
+                self.cuda.to_device(address, array, self.stream)
             self._context.set_tensor_address(name, address)
         results: dict[str, Array] = {}
         for name in self._outputs:
@@ -199,7 +282,7 @@ class EngineSession:
         return results
 
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream):
+        if not self._context.execute_async_v3(self.stream):
             raise EnvironmentProblem(f"the engine failed while it ran: {_why(self._log)}")
 
     def _reserve(self, name: str, size: int) -> int:
@@ -207,10 +290,10 @@ class EngineSession:
         if held >= size and address:
             return address
         if address:
-            self._cuda.synchronize(self._stream)
-            self._cuda.free(address)
+            self.cuda.synchronize(self.stream)
+            self.cuda.free(address)
         size = max(size, 1)  # An empty tensor needs an address too.
-        self._buffers[name] = (self._cuda.allocate(size), size)
+        self._buffers[name] = (self.cuda.allocate(size), size)
         return self._buffers[name][0]
 
     def _dtype(self, name: str) -> np.dtype[Any]:
@@ -235,11 +318,11 @@ class EngineSession:
         if not found or min(found)[1] == self._profile:
             return
         index = min(found)[1]
-        if not self._context.set_optimization_profile_async(index, self._stream):
+        if not self._context.set_optimization_profile_async(index, self.stream):
             raise EnvironmentProblem(
                 f"optimization profile {index} of the engine cannot be used: {_why(self._log)}"
             )
-        self._cuda.synchronize(self._stream)
+        self.cuda.synchronize(self.stream)
         self._profile = index
 
     def _distance(self, shapes: dict[str, tuple[int, ...]], profile: int) -> float | None:

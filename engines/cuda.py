@@ -276,8 +276,10 @@ class Captured:
         checked(self._rt, self._rt.cudaGraphLaunch(self._graph, self._stream))
 
     def close(self) -> None:
-        """Free it."""
-        self._rt.cudaGraphExecDestroy(self._graph)
+        """Free it; once is enough."""
+        if self._graph is not None:
+            self._rt.cudaGraphExecDestroy(self._graph)
+            self._graph = None
 
 
 def capture(runtime: Any, stream: Any, enqueue: Callable[[], None]) -> Captured | None:

@@ -17,9 +17,10 @@ import numpy as np
 from graphopt.engines import Artifact, BuildOptions
 from graphopt.engines.feeds import batch_of, check_feeds
 from graphopt.engines.shapes import resolve_shapes, to_json
-from graphopt.errors import UnsupportedModelError, UsageError
+from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
 from graphopt.files import atomic_path
 from graphopt.machine import installed, installed_version
+from graphopt.profiles.bursts import Threads
 from graphopt.profiles.latency import LatencyProfile, environment, measure
 from graphopt.wording import one_line
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from graphopt.graph import Array
     from graphopt.model import Feeds, Inputs, Model
     from graphopt.profiles import DeviceProfile
+    from graphopt.profiles.layer_times import LayerTimes
 
 
 # ONNX Runtime's names of types, where they differ from NumPy's.
@@ -98,12 +100,15 @@ class OnnxRuntime:
         return Artifact(Path(out), facts)
 
     @contextmanager
-    def open(self, path: Path, /, *, optimize: bool = True) -> Iterator[OnnxRuntimeSession]:
-        """Open the artifact on all cores this process may use.
+    def open(
+        self, path: Path, /, *, optimize: bool = True, threads: int | None = None
+    ) -> Iterator[OnnxRuntimeSession]:
+        """Open the artifact.
 
         Args:
             path: an ONNX file.
             optimize: let ONNX Runtime rewrite the graph; without it all is computed as written.
+            threads: that one run may use; as many as there are cores for this process by default.
 
         Raises:
             UsageError: there is no such file.
@@ -113,15 +118,15 @@ class OnnxRuntime:
 
         if not Path(path).is_file():
             raise UsageError(f"no such file: {path}")
-        with open_session(path, optimize=optimize) as session:
-            yield OnnxRuntimeSession(session)
+        with open_session(path, threads=threads, optimize=optimize) as session:
+            yield OnnxRuntimeSession(session, Path(path), optimize=optimize)
 
 
 class OnnxRuntimeSession:
     """An open model."""
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, path: Path, *, optimize: bool = True) -> None:
+        self._session, self._path, self._optimize = session, path, optimize
         self._inputs = {i.name: (_dtype(i.type), tuple(i.shape)) for i in session.get_inputs()}
         self._outputs = [output.name for output in session.get_outputs()]
 
@@ -148,21 +153,59 @@ class OnnxRuntimeSession:
         self, feeds: Feeds, /, *, warmup_s: float = 0.2, min_s: float = 1.0, min_runs: int = 30
     ) -> LatencyProfile:
         """Time runs of one batch by the wall clock, from arrays to arrays."""
-        self.run(feeds)  # Tells what is wrong with the inputs, outside the timed loop.
-        ready = dict(feeds)
-        options = self._session.get_session_options()
+        timer = self.timer(feeds)
         return measure(
-            lambda: self._session.run(None, ready),
-            batch=batch_of(feeds),
+            timer.run,
+            batch=timer.batch,
             warmup_s=warmup_s,
             min_s=min_s,
             min_runs=min_runs,
-            environment={
-                **environment(),
+            environment={**environment(), **timer.environment},
+        )
+
+    def timer(self, feeds: Feeds, /, *, streams: int = 1) -> Threads:
+        """Make one batch ready: a thread for each stream calls the one session.
+
+        They share its threads, as those of a server do.
+
+        Raises:
+            UsageError: an input is missing, unknown, or of the wrong type or shape.
+        """
+        self.run(feeds)  # Tells what is wrong with the inputs, outside the timed loop.
+        ready, session = dict(feeds), self._session
+
+        def run() -> None:
+            try:
+                session.run(None, ready)
+            except Exception as problem:
+                raise EnvironmentProblem(
+                    f"ONNX Runtime stopped while it was timed: {one_line(problem)}"
+                ) from problem
+
+        return Threads(
+            run,
+            batch_of(feeds),
+            streams,
+            {
                 "engine": OnnxRuntime.name,
-                "threads": str(options.intra_op_num_threads),
+                "threads": str(session.get_session_options().intra_op_num_threads),
+                "streams": str(streams),
+                "clock": "wall clock, from arrays to arrays",
             },
         )
+
+    def layer_times(self, feeds: Feeds, /) -> LayerTimes:
+        """Return the time of each node, in a pass of its own with the profiler on.
+
+        Raises:
+            EnvironmentProblem: the profile cannot be written or read.
+        """
+        from graphopt.engines._ort_layers import layer_times
+        from graphopt.runtime import session_options
+
+        threads = self._session.get_session_options().intra_op_num_threads
+        options = session_options(threads=threads, optimize=self._optimize)
+        return layer_times(self._path, options, feeds)
 
 
 def _dtype(kind: str) -> Any:

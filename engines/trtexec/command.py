@@ -3,11 +3,6 @@
 Branches on the flags a trtexec lists, never on its version. A flag that only tunes and is missing
 is left out and noted; one that decides what the engine computes is never dropped: the request is
 refused in one line.
-
-How trtexec reads a shape (``samples/common/sampleOptions.cpp``, alike from 8.5 to 11): the list is
-split at each comma, each part at its *last* colon, and single quotes are taken out of the name. So
-colons, spaces and ``x`` in names need no care, while commas and quotes cannot be said at all; from
-10 on ``*`` is a wildcard.
 """
 
 from __future__ import annotations
@@ -18,11 +13,10 @@ from typing import Literal
 
 from graphopt.engines import ShapeRange
 from graphopt.engines.trtexec.features import Features
+from graphopt.engines.trtexec.spelled import feed_spec, path_word, shape_spec
 from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
-from graphopt.wording import one_line
 
 Sparsity = Literal["disable", "enable", "force"]
-_SHAPE_PROBLEMS = {",": "a comma", "'": "a single quote", "*": "an asterisk"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +32,7 @@ class Timing:
         cuda_graph: launch through a CUDA graph.
         spin_wait: wait for the GPU busily.
         transfers: copy inputs and outputs in each run.
+        streams: runs in flight at a time, each with a context of its own.
     """
 
     warmup_ms: int = 200
@@ -48,6 +43,7 @@ class Timing:
     cuda_graph: bool = True
     spin_wait: bool = True
     transfers: bool = False
+    streams: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +119,14 @@ def command(request: Request, features: Features) -> Command:
     _consistent(request)
     writer = _Writer(features)
     if request.onnx is not None:
-        writer.needed("--onnx", _path(request.onnx))
+        writer.needed("--onnx", path_word(request.onnx))
         if request.save is not None:
-            writer.needed("--saveEngine", _path(request.save))
+            writer.needed("--saveEngine", path_word(request.save))
         _shapes(request, features, writer)
         _precision(request, features, writer)
         _tuning(request, features, writer)
     else:
-        writer.needed("--loadEngine", _path(request.load or ""))
+        writer.needed("--loadEngine", path_word(request.load or ""))
     _device(request, writer)
     _measuring(request, features, writer)
     return Command(tuple(writer.words), tuple(writer.notes))
@@ -215,12 +211,6 @@ def _consistent(request: Request) -> None:
         raise UsageError(f"there is no optimization profile {request.profile}")
 
 
-def _path(text: str) -> str:
-    if not text or any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise UsageError(f"{text!r} is no path that trtexec can be told")
-    return text
-
-
 def _shapes(request: Request, features: Features, writer: _Writer) -> None:
     profiles = [profile for profile in request.profiles if profile]
     if len(profiles) > 1 and not features.several_profiles:
@@ -234,55 +224,6 @@ def _shapes(request: Request, features: Features, writer: _Writer) -> None:
         for flag, which in (("--minShapes", "min"), ("--optShapes", "opt"), ("--maxShapes", "max")):
             shapes = {name: getattr(each, which) for name, each in profile.items()}
             writer.needed(flag, shape_spec(shapes))
-
-
-def shape_spec(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Return shapes as trtexec reads them: ``x:1x3x8x8,mask:1x8``.
-
-    Raises:
-        UsageError: a name cannot be said, or a shape is that of a scalar.
-    """
-    parts = []
-    for name, shape in shapes.items():
-        shown = _sayable(name, "a shape for")
-        if not shape:
-            raise UsageError(f"input '{shown}' is a scalar: it has no shape to tell trtexec")
-        if any(d < 0 for d in shape):
-            raise UsageError(f"input '{shown}': a dimension cannot be negative")
-        parts.append(f"{name}:{'x'.join(map(str, shape))}")
-    return ",".join(parts)
-
-
-def feed_spec(feeds: Mapping[str, str]) -> str:
-    """Return files as trtexec reads them: ``x:x.bin,mask:mask.bin``, split as shapes are.
-
-    Raises:
-        UsageError: a name or a path cannot be said.
-    """
-    parts = []
-    for name, path in feeds.items():
-        _sayable(name, "the values of")
-        if any(sign in path for sign in ",:'"):
-            raise UsageError(f"{path!r} is no path that trtexec can be told values in")
-        parts.append(f"{name}:{_path(path)}")
-    return ",".join(parts)
-
-
-def _sayable(name: str, what: str) -> str:
-    """Return a name of an input for messages, if trtexec can be told it.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    wrong = next((why for sign, why in _SHAPE_PROBLEMS.items() if sign in name), None)
-    if not name or name != name.strip() or any(ord(sign) < 32 for sign in name):
-        wrong = wrong or "nothing, control characters, or white space at its ends"
-    shown = one_line(name, 80)
-    if wrong:
-        raise UsageError(
-            f"input '{shown}': trtexec cannot be told {what} a name with {wrong}: rename the input"
-        )
-    return shown
 
 
 def _precision(request: Request, features: Features, writer: _Writer) -> None:
@@ -310,7 +251,7 @@ def _implicit(request: Request, features: Features, writer: _Writer) -> None:
     # Layers without a range, or slower in INT8, fall back to fp16 and not to fp32.
     writer.needed("--int8")
     writer.needed("--fp16")
-    writer.needed("--calib", _path(request.calibration or ""))
+    writer.needed("--calib", path_word(request.calibration or ""))
 
 
 def _explicit_dla(request: Request, features: Features, writer: _Writer) -> None:
@@ -348,7 +289,7 @@ def _tuning(request: Request, features: Features, writer: _Writer) -> None:
     if request.timing_cache is not None:
         writer.wished(
             "--timingCacheFile",
-            _path(request.timing_cache),
+            path_word(request.timing_cache),
             without="rebuilds may choose other kernels",
         )
     writer.wished(
@@ -373,7 +314,7 @@ def _device(request: Request, writer: _Writer) -> None:
 def _measuring(request: Request, features: Features, writer: _Writer) -> None:
     timing = request.timing
     if request.layers is not None:
-        writer.needed("--exportLayerInfo", _path(request.layers))
+        writer.needed("--exportLayerInfo", path_word(request.layers))
     if timing is None:
         return
     if request.shapes:
@@ -389,6 +330,9 @@ def _measuring(request: Request, features: Features, writer: _Writer) -> None:
     writer.needed("--iterations", timing.iterations)
     if timing.average_runs is not None:
         writer.needed("--avgRuns", timing.average_runs)
+    if timing.streams > 1:
+        # --streams until 8.5, --infStreams from 8.6 on.
+        writer.needed("--infStreams" if writer.has("--infStreams") else "--streams", timing.streams)
     writer.needed("--percentile", ",".join(f"{p:g}" for p in timing.percentiles))
     writer.switched(
         timing.cuda_graph,
@@ -408,11 +352,11 @@ def _measuring(request: Request, features: Features, writer: _Writer) -> None:
     if request.feeds:
         writer.needed("--loadInputs", feed_spec(request.feeds))
     if request.values is not None:
-        writer.needed("--exportOutput", _path(request.values))
+        writer.needed("--exportOutput", path_word(request.values))
     if request.times is not None:
-        writer.needed("--exportTimes", _path(request.times))
+        writer.needed("--exportTimes", path_word(request.times))
     if request.layer_times is not None:
         # 11 always measures the layers in a run of their own, and lists no way to switch that.
         if not writer.has("--noCudaGraph"):
             writer.needed("--separateProfileRun")
-        writer.needed("--exportProfile", _path(request.layer_times))
+        writer.needed("--exportProfile", path_word(request.layer_times))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from graphopt.engines.remote import state
 from graphopt.engines.remote.job import Finished, Job, Waits
 from graphopt.engines.remote.link import Link
 from graphopt.engines.remote.runner import run_job
@@ -46,6 +47,8 @@ class Errand:
         timing_file: a file here with kernel timings, taken there instead; what they have become
             is an output like others, and never written over the file before all went well.
         time_limit_s: for all of it, or None.
+        states: a folder here for what the machine tells of its state right before the last run and
+            after it (``graphopt.engines.remote.state``); None to ask nothing.
     """
 
     title: str
@@ -57,6 +60,7 @@ class Errand:
     timing_name: str = ""
     timing_file: Path | None = None
     time_limit_s: float | None = None
+    states: Path | None = None
 
     @property
     def runs(self) -> int:
@@ -67,15 +71,23 @@ class Errand:
         """Return it in POSIX sh."""
         # A job must not write to what it was given.
         lines = [f"if [ -f {_GIVEN} ]; then cp {_GIVEN} {FILES.timing_cache} || exit; fi"]
+        last = len(self.commands) - 1
         for number, words in enumerate(self.commands):
             run = shlex.join([self.program, *words])
-            lines += [mark(number), f"{run} || exit $?" if not number else run]
+            if self.states is not None and number == last:
+                lines.append(state.asking(state.BEFORE))
+            lines += [mark(number), run if number else f"{run} || exit $?"]
+        if self.states is not None:
+            lines.append(state.asking(state.AFTER))
         # What a later run has not done is seen by its files, which are not there.
         return "\n".join([*lines, "exit 0"] if len(self.commands) > 1 else lines)
 
     def job(self) -> Job:
         """Return the job."""
         inputs, outputs, caches = dict(self.inputs), dict(self.outputs), {}
+        if self.states is not None:
+            inputs[state.SCRIPT] = state.write_script(self.states)
+            outputs |= {name: self.states / name for name in (state.BEFORE, state.AFTER)}
         if self.timing_file is not None:
             if self.timing_file.exists():
                 inputs[_GIVEN] = self.timing_file
@@ -85,7 +97,7 @@ class Errand:
             words=("sh", "-c", self.script()),
             inputs=inputs,
             outputs=outputs,
-            optional=self.optional | {FILES.timing_cache},
+            optional=self.optional | {FILES.timing_cache, state.BEFORE, state.AFTER},
             caches=caches,
             title=self.title,
             time_limit_s=self.time_limit_s or _UNLIMITED_S,

@@ -18,23 +18,22 @@ from graphopt.calibrators.cache import write_cache
 from graphopt.engines import Artifact, BuildOptions
 from graphopt.engines._job import is_half, is_quantized
 from graphopt.engines.header import identify, is_engine
-from graphopt.engines.known import known_batch
 from graphopt.engines.remote.job import Waits
 from graphopt.engines.remote.link import Link
 from graphopt.engines.remote.probe import Probe, run_probe
 from graphopt.engines.remote.problems import problems
 from graphopt.engines.safety import check_engine
 from graphopt.engines.shapes import opt_batch, resolve_shapes, to_json
-from graphopt.engines.trtexec.command import Request, Timing, command
-from graphopt.engines.trtexec.device import Errand, Ran, run_errand
+from graphopt.engines.trtexec.command import Timing, command
+from graphopt.engines.trtexec.device import Errand, Ran, Work, run_errand
 from graphopt.engines.trtexec.exchange import (
     Say,
     beside_engine,
-    built_first,
     read_latency,
     saved_model,
     take_timings,
     timing_name,
+    with_states,
     write_commands,
 )
 from graphopt.engines.trtexec.facts import Machine
@@ -43,12 +42,14 @@ from graphopt.engines.trtexec.places import local_trtexec
 from graphopt.engines.trtexec.requests import FILES, requests
 from graphopt.engines.trtexec.takes import dla_core
 from graphopt.errors import EnvironmentProblem, UsageError
-from graphopt.files import atomic_path, write_bytes
+from graphopt.files import atomic_path
 
 if TYPE_CHECKING:
+    from graphopt.engines.trtexec.timed import Timed
     from graphopt.engines.trtexec.values import TrtexecSession
     from graphopt.model import Inputs, Model
-    from graphopt.profiles import DeviceProfile, LatencyProfile
+    from graphopt.profiles import DeviceProfile
+    from graphopt.profiles.power import PowerResult
 
 
 @dataclass(slots=True)
@@ -235,8 +236,9 @@ class Trtexec:
                     timing_file=options.timing_cache,
                     timing_name=timing_name(probe),
                     time_limit_s=options.time_limit_s,
+                    states=folder,
                 )
-                done = self._run(errand, say)
+                done = self.run(errand, say)
                 done.check("build the model")
                 places["engine-log"].write_text(done.finished.log, encoding="utf-8")
                 header = identify(beside)
@@ -252,6 +254,8 @@ class Trtexec:
                 latency, why = None, str(problem)
             if latency is None:
                 say(f"the engine was built and not timed: {why}")
+            else:
+                latency = with_states(latency, folder, say)
         files = beside_engine(out)
         facts = {
             **machine.sidecar(commands[0].words, [to_json(each) for each in (first, *more)]),
@@ -269,17 +273,15 @@ class Trtexec:
         sizes: Mapping[str, tuple[int, ...]],
         timing: Timing,
         *,
-        layers: Path | None = None,
         say: Say | None = None,
         warn: Say | None = None,
-    ) -> LatencyProfile:
+    ) -> Timed:
         """Time an engine, or an ONNX model that is built for it and thrown away.
 
         Args:
             path: of the engine or the model.
             sizes: the shape of every input that may vary.
             timing: how.
-            layers: a file for the time of each layer, or None.
             say: told what goes on.
             warn: told of an engine without a sidecar.
 
@@ -289,56 +291,39 @@ class Trtexec:
             EnvironmentProblem: the machine cannot be reached or used, or is not what the engine
                 was built for.
         """
-        lacks = self.missing()
-        if lacks:
-            raise EnvironmentProblem(lacks)
-        if not path.is_file():
-            raise UsageError(f"no such file: {path}")
-        features, probe, say = self.features(), self.probe(), say or _silent
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
-            folder = Path(scratch)
-            if is_engine(path):
-                check_engine(path, probe.place(), warn=warn)
-                inputs = {FILES.engine: path}
-                asked: tuple[Request, ...] = (
-                    Request(
-                        load=FILES.engine,
-                        dla=dla_core(path),
-                        timing=timing,
-                        shapes=sizes,
-                        times=FILES.times,
-                        layer_times=FILES.layer_times,
-                    ),
-                )
-            else:
-                inputs, asked = built_first(path, folder, sizes, timing)
-            commands = write_commands(asked, features, say)
-            builds = len(commands) > 1
-            errand = Errand(
-                title=f"timing {path.name}",
-                program=probe.trtexec,
-                commands=tuple(each.words for each in commands),
-                inputs=inputs,
-                outputs={name: folder / name for name in (FILES.times, FILES.layer_times)},
-                optional=frozenset(
-                    {FILES.layer_times, FILES.times} if builds else {FILES.layer_times}
-                ),
-                timing_name=timing_name(probe) if builds else "",
-            )
-            done = self._run(errand, say)
-            done.check(f"time {path.name}")
-            batch = next((shape[0] for shape in sizes.values() if shape), None)
-            machine = Machine.of(probe)
-            latency = read_latency(folder, machine, commands[-1], batch or known_batch(path))
-            if latency is None:
-                raise EnvironmentProblem(
-                    f"trtexec on {probe.where} did not time {path.name}: {done.problem(1)}"
-                )
-            if layers is not None and (folder / FILES.layer_times).is_file():
-                write_bytes(layers, (folder / FILES.layer_times).read_bytes())
-        return latency
+        from graphopt.engines.trtexec.timed import timed
 
-    def _run(self, errand: Errand, say: Say) -> Ran:
+        return timed(self, path, sizes, timing, say=say or _silent, warn=warn)
+
+    def power(
+        self,
+        path: Path,
+        sizes: Mapping[str, tuple[int, ...]],
+        seconds: float,
+        say: Say | None = None,
+        *,
+        warn: Say | None = None,
+    ) -> PowerResult:
+        """Measure what an engine draws, in a job of its own: a meter is read beside it.
+
+        Args:
+            path: of the engine.
+            sizes: the shape of every input that may vary.
+            seconds: run it for so long, 1 to 3600.
+            say: told what goes on.
+            warn: told of an engine without a sidecar.
+
+        Raises:
+            UsageError: there is no such file, or it is no engine.
+            UnsupportedModelError: TensorRT refuses it.
+            EnvironmentProblem: the machine cannot be reached or used, or nothing there tells power.
+        """
+        from graphopt.engines.trtexec.power import measure_power
+
+        return measure_power(self, path, sizes, seconds, say=say or _silent, warn=warn)
+
+    def run(self, errand: Work, say: Say) -> Ran:
+        """Do an errand, or another job of trtexec, on the machine."""
         # Here nothing has to be sent, so nothing is to be kept from one job to the next.
         waits = Waits(store_limit=0) if self.host is None else None
         with self.link() as link:

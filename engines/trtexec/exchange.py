@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.engines import BuildOptions, ShapeRange
 from graphopt.engines._job import is_half, is_quantized
+from graphopt.engines.remote import state
 from graphopt.engines.shapes import resolve_shapes
 from graphopt.engines.trtexec.command import Command, Request, Timing, command
 from graphopt.engines.trtexec.features import Features
 from graphopt.engines.trtexec.output import read_times
 from graphopt.engines.trtexec.requests import FILES, requests
 from graphopt.files import write_bytes
+from graphopt.profiles.throttling import throttled
 
 if TYPE_CHECKING:
     from graphopt.engines.remote.probe import Probe
@@ -52,13 +55,31 @@ def take_timings(folder: Path, kept: Path, log: str, say: Say) -> None:
 
 
 def read_latency(
-    folder: Path, machine: Machine, measured: Command, batch: int
+    folder: Path, machine: Machine, measured: Command, batch: int, streams: int = 1
 ) -> LatencyProfile | None:
     """Read the times, or return None where there are none."""
     file = folder / FILES.times
     if not file.is_file():
         return None
-    return read_times(file, batch=batch, environment=machine.environment(measured.words)).latency
+    environment = {**machine.environment(measured.words), "streams": str(streams)}
+    return read_times(file, batch=batch, environment=environment, streams=streams).latency
+
+
+def with_states(latency: LatencyProfile, folder: Path, warn: Say) -> LatencyProfile:
+    """Add the machine's state before the measurement to its environment, and warn of what it was.
+
+    Where one key is told twice, the state's is the one of the moment and counts.
+    """
+    before, after = (state.read_file(folder / name) for name in (state.BEFORE, state.AFTER))
+    for warning in throttled(before, after):
+        warn(warning)
+    # The name of a GPU is the probe's: an engine's sidecar has it too.
+    told = {
+        key: value
+        for key, value in before.items()
+        if key not in ("gpu", "system") and value != "unknown"
+    }
+    return replace(latency, environment={**before, **latency.environment, **told})
 
 
 def saved_model(model: Model, folder: Path) -> dict[str, Path]:

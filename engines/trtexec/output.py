@@ -39,7 +39,11 @@ class Times:
 
 
 def read_times(
-    path: str | os.PathLike[str], *, batch: int = 1, environment: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    batch: int = 1,
+    environment: Mapping[str, str] | None = None,
+    streams: int = 1,
 ) -> Times:
     """Read what ``--exportTimes`` wrote.
 
@@ -47,6 +51,8 @@ def read_times(
         path: the file.
         batch: items in one run: trtexec counts runs only.
         environment: what it was measured on.
+        streams: runs that were in flight at a time: the time on the clock is then that from the
+            first launch to the last end.
 
     Raises:
         EnvironmentProblem: it is no such file, is cut short, or holds what no time can be.
@@ -61,7 +67,12 @@ def read_times(
     columns["enqueueMs"] = tuple(
         max(0.0, _finite(path, row, "endEnqMs") - _finite(path, row, "startEnqMs")) for row in raw
     )
-    return Times(LatencyProfile(compute, batch, dict(environment or {})), columns)
+    wall = None
+    if streams > 1:
+        begun = min(_finite(path, row, "startEnqMs") for row in raw)
+        wall = max(0.0, max(_finite(path, row, "endComputeMs") for row in raw) - begun)
+    latency = LatencyProfile(compute, batch, dict(environment or {}), streams=streams, wall_ms=wall)
+    return Times(latency, columns)
 
 
 def read_json(path: str | os.PathLike[str], most_bytes: int = _MOST_BYTES) -> Any:

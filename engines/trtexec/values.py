@@ -120,7 +120,8 @@ class TrtexecSession:
         """Time runs of one batch's shapes, on values that trtexec makes up."""
         sizes = {name: np.shape(array) for name, array in feeds.items() if np.ndim(array)}
         timing = Timing(round(warmup_s * 1000), max(1, round(min_s)), min_runs)
-        return replace(self._tool.time(self._path, sizes, timing), batch=batch_of(feeds))
+        latency = self._tool.time(self._path, sizes, timing).latency
+        return replace(latency, batch=batch_of(feeds))
 
     def _checked(self, batches: Iterable[Feeds]) -> Iterator[Feeds]:
         inputs, old = self.inputs(), self._tool.features().version < (10, 0, 0)

@@ -18,6 +18,7 @@ from graphopt.engines import BuildOptions, ShapeRange
 from graphopt.engines.tensorrt import TensorRT
 from graphopt.errors import EnvironmentProblem, UsageError
 from graphopt.profiles.host import Gpu
+from graphopt.profiles.sweep import measure_points
 
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
@@ -80,6 +81,68 @@ def test_without_cuda_python_pycuda_times_without_a_graph(monkeypatch, tmp_path)
         profile = session.time(feeds(2), warmup_s=0, min_s=0, min_runs=3)
     assert profile.samples_ms == (cuda_standin.RUN_MS,) * 3
     assert profile.environment["cuda_graph"] == "no"
+
+
+def test_points_share_contexts_and_each_burst_binds_its_batch_anew(engine):
+    with TensorRT().open(engine) as session:
+        one, two = session.timer(feeds(1)), session.timer(feeds(16))
+        assert one.lanes == two.lanes
+        context = session._context
+        for timer, batch, profile in ((one, 1, 0), (two, 16, 1), (one, 1, 0)):
+            burst = timer.burst(0, 3)
+            assert burst.samples_ms == (cuda_standin.GRAPH_MS,) * 3
+            assert context.active_optimization_profile == profile
+            assert context.get_tensor_shape("x")[0] == batch == timer.batch
+        with pytest.raises(UsageError, match="not built for the shape 40x3x8x8"):
+            session.timer(feeds(40))
+        sweep = measure_points([one, two], warmup_s=0, min_s=0, min_runs=4, recorded={})
+        assert [p.batch for p in sweep.points] == [1, 16]
+    assert fake_gpu().memory == {}
+    assert fake_gpu().contexts == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("batch", [None, 2])
+def test_each_stream_has_a_context_of_its_own(monkeypatch, tmp_path, version, batch):
+    set_up(monkeypatch, tmp_path, version)
+    options = BuildOptions(T4) if batch else BuildOptions(T4, ranges(1, 2, 4))
+    path = TensorRT().build(convnet(batch=batch or "N"), tmp_path / "m.engine", options).path
+    with TensorRT().open(path) as session:
+        if batch is None and version.startswith("8"):
+            with pytest.raises(EnvironmentProblem, match=r"3 streams: TensorRT 8\..* one shape"):
+                session.timer(feeds(2), streams=3)
+            return
+        timer = session.timer(feeds(2), streams=3)
+        assert timer.environment["streams"] == "3"
+        contexts = {id(lane._session._context) for lane in timer.lanes}
+        assert len(contexts) == timer.streams == 3
+        launched = fake_gpu().launches
+        burst = timer.burst(0, 4)
+        assert fake_gpu().launches - launched == 12
+        assert len(burst.samples_ms) == 12
+        assert min(burst.samples_ms) > 0
+    assert fake_gpu().memory == {}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_layers_are_timed_by_tensorrts_profiler(monkeypatch, tmp_path, version):
+    set_up(monkeypatch, tmp_path, version)
+    options = BuildOptions(T4, ranges(1, 2, 4))
+    path = TensorRT().build(convnet(), tmp_path / "m.engine", options).path
+    with TensorRT().open(path) as session:
+        timer = session.timer(feeds(2))
+        launched = fake_gpu().launches
+        times = session.layer_times(feeds(2), runs=5)
+        assert fake_gpu().launches == launched, "layers in a CUDA graph cannot be told apart"
+        assert {each.count for each in times.layers} == {5}
+        # The stand-in's n-th layer takes n half milliseconds.
+        assert [e.median_ms for e in times.layers] == [
+            0.5 * (n + 1) for n in range(len(times.layers))
+        ]
+        assert len(times.layers) > 2
+        assert session.timer(feeds(1)).burst(0, 1).samples_ms
+        del timer
+    assert fake_gpu().memory == {}
 
 
 def test_an_engine_of_another_version_or_gpu_is_told(monkeypatch, tmp_path):

@@ -42,6 +42,7 @@ def populate(target: dict[str, Any], *, version: str, gpu: str, dla_cores: int) 
         setattr(trt, kind, value)
     trt.ILogger = type("ILogger", (build.ILogger,), {})
     trt.Logger = type("Logger", (trt.ILogger,), {"__init__": build.logger_init})
+    trt.IProfiler = type("IProfiler", (run.IProfiler,), {})
     for name in _LAYERS:
         extra = {_LAYERS[name]: network.LAYER_ATTRIBUTES[_LAYERS[name]]}
         setattr(trt, name, type(name, (trt.ILayer,), {**extra, "_bound": True}))
