@@ -117,11 +117,19 @@ def run_optimize(model: Path, flags: dict[str, Any], ui: Console) -> None:
 
 
 def run_build(model: Path, flags: dict[str, Any], ui: Console, *, engine: bool) -> None:
-    """``graphopt build``; without an engine all of it but that."""
+    """``graphopt build``; without an engine all of it but that.
+
+    Raises:
+        GateError: a limit was not met, after all was written, shown and published.
+    """
     from graphopt.pipeline import build, preview
     from graphopt.plan import Request
+    from graphopt.publish import check_outputs, publish
+    from graphopt.runs import run_of_report
 
     out = flags["output"] or Path(f"{model.stem}-graphopt")
+    read = [flags[name] for name in ("recipe", "calibration", "plan", "recover_from")]
+    check_outputs(flags, inputs=[model, *read], folder=out)
     request = Request(model, recipe_of(flags), out, flags["force"], build_engine=engine)
     if flags["dry_run"]:
         _show_preview(*preview(request, ui), ui)
@@ -135,6 +143,7 @@ def run_build(model: Path, flags: dict[str, Any], ui: Console, *, engine: bool) 
         ui.raw(dump_json(report))
     else:
         _show_report(report, out, ui)
+    publish(run_of_report(report, verb="build" if engine else "optimize"), flags, ui)
     if failure is not None:
         raise failure
 
@@ -331,6 +340,20 @@ def run_doctor(flags: Mapping[str, Any], ui: Console) -> int:
         if finding.remedy:
             ui.result(f"{'':30}-> {finding.remedy}")
     return exit_code(findings)
+
+
+def run_schema(name: str | None, ui: Console) -> None:
+    """``graphopt schema``."""
+    from graphopt import schemas
+
+    if name is not None:
+        ui.raw(schemas.text(name))
+        return
+    known = [(each, schemas.load(each)["title"]) for each in schemas.names()]
+    if ui.json:
+        ui.raw(dump_json(dict(known)))
+        return
+    ui.table("", ["name", "what"], [list(row) for row in known])
 
 
 def refuse_overwrite(path: Path, force: bool, *, keep: Sequence[Path] = ()) -> None:
