@@ -1,0 +1,368 @@
+"""The page: what it says, that it is whole and harmless, and what it does with broken folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from graphopt.cli import main
+from graphopt.errors import UsageError
+from graphopt.html import page_of, read_build, render
+from graphopt.html.terms import by_chance, change, factor, share, told
+
+Build = Callable[[dict[str, Any]], Path]
+VOID = {"meta", "img", "br", "link", "input", "hr", "rect", "line", "path", "circle"}
+EVIL = "<script>alert('x')</script>\"><img src=http://e.x/a onerror=1>\x1b[31m{{7*7}}"
+
+
+class Checker(HTMLParser):
+    """Collects what a page is made of, and fails on tags that do not match."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+
+def checked(text: str) -> Checker:
+    """Check what holds for every page; return its parts."""
+    page = Checker()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:], strict=False))
+    idents = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
+    assert len(idents) == len(set(idents))
+    assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link")]
+    for tag, attrs in page.tags:
+        assert not [key for key in attrs if key.startswith("on")], (tag, attrs)
+        for key in ("src", "href", "xlink:href", "action"):
+            target = attrs.get(key)
+            if target is not None:
+                assert target.startswith(("#", "data:image/")), (tag, target)
+            if target and target.startswith("#"):
+                assert target[1:] in idents
+        if tag == "img":
+            assert attrs.get("alt")
+        if tag == "svg":
+            by = str(attrs.get("aria-labelledby")).split()
+            assert attrs.get("role") == "img"
+            assert set(by) <= set(idents)
+        if tag == "th":
+            assert attrs.get("scope") in ("col", "row")
+    for name in ("header", "nav", "main", "footer"):
+        assert [tag for tag, _ in page.tags].count(name) == 1
+    assert ("html", {"lang": "en"}) in page.tags
+    policy = [a for t, a in page.tags if t == "meta" and a.get("http-equiv")]
+    assert str(policy[0]["content"]).startswith("default-src 'none'; img-src data:;")
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    return page
+
+
+def made(folder: Path) -> str:
+    return render(page_of(read_build(folder)))
+
+
+def test_everything_is_shown_and_the_page_is_whole(build: Build, whole: dict[str, Any]) -> None:
+    text = made(build(whole))
+    checked(text)
+    plain = text.replace("\N{NO-BREAK SPACE}", " ")
+    for told_there in (
+        "runs 4.00x faster on this build&#39;s CPU (2.000 ms to 0.500 ms, median; 95 % interval "
+        "3.85x to 4.17x)",
+        "its weights take 20 % of the memory they did",
+        "92.60 % before, 93.00 % now on 932 samples: 6 that were right are now wrong, 10 that",
+        "may be chance (exact McNemar test, p = 0.45)",
+        "Accuracy fell by 1.2 points; --max-drop allows 1 points.",
+        "a limit was missed",
+        "Quantize it too",
+        "2 places left alone, for 1 reason",
+        "56 of 224 channels that could be removed are gone (25.0 %), from 7 of 14 groups",
+        "2 tensors got a range from 64 samples; thresholds by entropy.",
+        "Estimated, not measured: 78.0 µs for a run, likely between 50.0 µs and 0.100 ms on t4.",
+        "changed since the build",
+        "unchanged",
+        "missing",
+        "Throughput against latency",
+        "The 2 slowest layers",
+        "check of model.engine, 2026-11-23T04:12:53Z, commit abcdef012345",
+        "FAILED",
+        "data:image/webp;base64,",
+    ):
+        assert told_there in plain, told_there
+    assert len(text) < 300_000
+
+
+def test_the_same_folder_gives_the_same_bytes(build: Build, whole: dict[str, Any]) -> None:
+    folder = build(whole)
+    first = made(folder)
+    turned = {key: whole[key] for key in reversed(whole)}
+    (folder / "report.json").write_text(json.dumps(turned))
+    assert made(folder) == first
+
+
+def test_a_part_that_is_missing_leaves_no_hole(build: Build, whole: dict[str, Any]) -> None:
+    needed = ("kind", "schema")
+    for key in [k for k in whole if k not in needed]:
+        folder = build({k: v for k, v in whole.items() if k != key})
+        checked(made(folder))
+    bare = folder.parent / "bare"
+    bare.mkdir()
+    (bare / "report.json").write_text(json.dumps({k: whole[k] for k in needed}))
+    text = made(bare)
+    page = checked(text)
+    assert page.headings == [1, 2, 2]
+    assert "measured nothing that could be compared" in text
+
+
+def _strings(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: v if k in ("kind", "status") else _strings(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_strings(v) for v in value]
+    return EVIL if isinstance(value, str) else value
+
+
+def test_text_from_elsewhere_does_nothing(build: Build, whole: dict[str, Any]) -> None:
+    metrics, stages = whole["metrics"], whole["stages"]
+    evil = _strings(whole)
+    for old, new in zip(metrics, evil["metrics"], strict=True):
+        new["name"], new["unit"] = old["name"], old["unit"]
+    for old, new in zip(stages, evil["stages"], strict=True):
+        new["name"] = old["name"]
+    evil["lint"]["findings"].append({EVIL: EVIL, "what": EVIL})
+    evil["versions"][EVIL] = EVIL
+    evil["metrics"][0]["values"][EVIL] = 1.0
+    evil["fidelity"]["int8"]["outputs"] = {EVIL: evil["fidelity"]["int8"]["total"]}
+    folder = build(evil)
+    for name in ("calibration.json", "prune-plan.json", "check.json", "layers.json"):
+        text = (folder / name).read_text()
+        quoted = json.dumps(EVIL)[1:-1]
+        for word in ("t0", "layer3.conv1", "model.engine", "look"):
+            text = text.replace(f'"{word}"', f'"{quoted}"')
+        (folder / name).write_text(text)
+    text = made(folder)
+    page = checked(text)
+    assert "\x1b" not in text
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "{{7*7}}" in text
+    assert not [a for t, a in page.tags if t == "img" and "e.x" in str(a.get("src"))]
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path] if path else []
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            found += _places(inner, (*path, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value[:2]):
+            found += _places(inner, (*path, i))
+    return found
+
+
+@pytest.mark.parametrize("bad", [7, "x", [1], {"a": {}}, None, True, 1e400, -3, 10**400])
+def test_whatever_a_report_holds_it_is_a_page_or_one_line(
+    build: Build, whole: dict[str, Any], bad: Any
+) -> None:
+    folder = build(whole)
+    text = (folder / "report.json").read_text()
+    pages = refused = 0
+    for place in _places(whole):
+        value = json.loads(text)
+        at = value
+        for key in place[:-1]:
+            at = at[key]
+        at[place[-1]] = bad
+        (folder / "report.json").write_text(json.dumps(value))
+        try:
+            page = render(page_of(read_build(folder)))
+            pages += 1
+            assert "<script" not in page
+        except UsageError as problem:
+            refused += 1
+            assert "report.json" in str(problem)
+            assert "\n" not in str(problem)
+    assert pages
+    assert refused or bad is None
+
+
+@pytest.mark.parametrize("name", ["calibration.json", "prune-plan.json", "contact-sheet.webp"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1", b"\xff\xd8\xff", b'{"kind":1}'])
+def test_another_file_that_is_broken_is_left_out_and_told(
+    build: Build, whole: dict[str, Any], name: str, content: bytes
+) -> None:
+    folder = build(whole)
+    (folder / name).write_bytes(content)
+    text = made(folder)
+    checked(text)
+    assert "left out" in text.lower()
+
+
+@pytest.mark.parametrize("name", ["check.json", "sweep.json", "layers.json"])
+def test_a_run_that_is_broken_is_left_out_and_told(
+    build: Build, whole: dict[str, Any], name: str
+) -> None:
+    folder = build(whole)
+    value = json.loads((folder / name).read_text())
+    for key in ("figures", "points", "layers"):
+        if key in value:
+            value[key] = [{"name": 3, "p99_ms": "x"}]
+    (folder / name).write_text(json.dumps(value))
+    assert f"{name} is left out" in made(folder)
+
+
+def test_an_image_is_written_anew(build: Build, whole: dict[str, Any]) -> None:
+    folder = build(whole)
+    image = Image.new("RGB", (5000, 100), (1, 2, 3))
+    image.save(folder / "contact-sheet.webp", "PNG", pnginfo=_comment())
+    (folder / "contact-sheet.webp").open("ab").write(b"<script>")
+    page = checked(made(folder))
+    (shown,) = [a for t, a in page.tags if t == "img"]
+    assert int(str(shown["width"])) == 1600
+    image = Image.new("1", (16_000, 16_000))
+    image.save(folder / "contact-sheet.webp", "PNG")
+    assert "more pixels than a page can bear" in made(folder)
+
+
+def _comment() -> Any:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("comment", "a secret")
+    return info
+
+
+def test_a_large_model_gives_a_page_of_a_sane_size(build: Build, whole: dict[str, Any]) -> None:
+    name = "module.block.layer." * 8
+    whole["layers"] = [{**whole["layers"][0], "name": f"{name}{i}", "sqnr_db": 40 - i % 30}
+                       for i in range(2000)]  # fmt: skip
+    whole["roofline"]["layers"] = [{**whole["roofline"]["layers"][i % 12], "name": f"{name}{i}"}
+                                   for i in range(2000)]  # fmt: skip
+    whole["stages"][1]["refusals"] = [{"where": f"{name}{i}", "reason": f"width {i} is odd"}
+                                      for i in range(2000)]  # fmt: skip
+    whole["latency"]["before"]["samples_ms"] *= 500
+    whole["warnings"] = [f"warning {i}" for i in range(2000)]
+    text = made(build(whole))
+    checked(text)
+    assert len(text) < 3_000_000
+    assert "All 2000 layers, the 400 lowest" in text
+
+
+def test_the_other_build_stands_beside(build: Build, whole: dict[str, Any], tmp_path: Path) -> None:
+    folder = build(whole)
+    other = tmp_path / "other"
+    other.mkdir()
+    whole["metrics"][4]["values"]["int8"] = 1.0
+    (other / "report.json").write_text(json.dumps(whole))
+    text = render(page_of(read_build(folder), read_build(other)))
+    checked(text)
+    assert "2.00x faster" in text
+    assert "the other build" in text
+
+
+def _run(*words: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["report", *words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_verb(build: Build, whole: dict[str, Any], tmp_path: Path) -> None:
+    folder = build(whole)
+    code, out, _ = _run(str(folder))
+    assert code == 0
+    assert "wrote" in out
+    page = folder / "report.html"
+    checked(page.read_text())
+    code, _, err = _run(str(folder))
+    assert code == 2
+    assert "--force" in err
+    code, out, _ = _run(str(folder), "--force", "--json")
+    assert code == 0
+    assert json.loads(out)["sections"][0] == "todo"
+    elsewhere = tmp_path / "elsewhere.html"
+    assert _run(str(folder), "-o", str(elsewhere))[0] == 0
+    assert elsewhere.read_bytes() == page.read_bytes()
+    code, _, err = _run(str(folder), "-o", str(folder / "report.json"), "--force")
+    assert code == 2
+    assert "part of the build" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no report.json"),
+        ("[]", "not a report written by graphopt build"),
+        ("{", "is not JSON"),
+        ('{"kind": "graphopt-report", "schema": 99}', "has schema 99"),
+        ('{"kind": "graphopt-report", "schema": 1, "metrics": 3}', "'metrics' is not a list"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_a_folder_without_a_report_is_one_line(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    code, _, err = _run(str(tmp_path))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_no_folder_is_one_line(tmp_path: Path) -> None:
+    code, _, err = _run(str(tmp_path / "nothing"))
+    assert code == 2
+    assert "is no folder" in err
+
+
+def test_words() -> None:
+    assert factor(3.0, 1.5) == "2.00x faster"
+    assert factor(1.0, 1.5) == "1.50x slower"
+    assert factor(1.0, 1.001) == "as fast"
+    assert change("bytes", 4.0, 1.0) == "-75.0 %"
+    assert change("%", 92.6, 93.0) == "+0.40 points"
+    assert share(0.0000001, 2) == "<\N{NO-BREAK SPACE}0.01\N{NO-BREAK SPACE}%"
+    assert told(0.05, "ms") == "50.0\N{NO-BREAK SPACE}µs"
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "p"),
+    [(0, 0, 1.0), (6, 10, 0.454498291015625), (0, 5, 0.0625), (5, 5, 1.0), (1, 20, 2.098083e-05)],
+)
+def test_the_test_of_paired_answers_is_exact(lost: int, won: int, p: float) -> None:
+    assert by_chance(lost, won) == pytest.approx(p, rel=1e-5)
+    assert by_chance(won, lost) == by_chance(lost, won)
+
+
+def test_the_test_of_paired_answers_bears_large_counts() -> None:
+    assert 0 <= by_chance(40_000, 60_000) < 1e-300
+    assert by_chance(50_000, 50_000) == 1.0
