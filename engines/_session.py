@@ -112,6 +112,16 @@ class EngineSession:
             found[name] = (self._dtype(name), shape)
         return found
 
+    def device_bytes(self) -> int:
+        """Return the GPU memory a run takes, as the engine tells it: scratch, inputs, outputs.
+
+        Weights are not counted; the size of the file tells them.
+        """
+        scratch = getattr(self._engine, "device_memory_size_v2", None)  # from 10.1 on
+        if scratch is None:
+            scratch = self._engine.device_memory_size
+        return int(scratch) + sum(size for _, size in self._buffers.values())
+
     def close(self) -> None:
         """Give the GPU's memory back."""
         for other in self._others:

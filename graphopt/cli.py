@@ -25,6 +25,7 @@ from graphopt.cli_options import (
     HOST,
     OUTPUT,
     POINTS,
+    PUBLISH,
     SHAPES,
     TEXT,
     Sectioned,
@@ -74,6 +75,7 @@ def cli() -> None:
 @cli.command(cls=Sectioned)
 @click.argument("model", type=FILE)
 @COMPRESS
+@PUBLISH
 def build(model: Path, **flags: Any) -> None:
     """Compress MODEL and build an engine."""
     from graphopt.verbs import run_build
@@ -84,6 +86,7 @@ def build(model: Path, **flags: Any) -> None:
 @cli.command(cls=Sectioned)
 @click.argument("model", type=FILE)
 @COMPRESS
+@PUBLISH
 def optimize(model: Path, **flags: Any) -> None:
     """Compress MODEL; stop at the optimized ONNX, no engine."""
     from graphopt.verbs import run_optimize

@@ -49,7 +49,29 @@ class Number(click.FloatRange):
         return number
 
 
-FILE, TEXT = Name(Path), Name()
+class Counts(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """Whole numbers with commas between them: ``1,8,32``; each once, in the order given."""
+
+    name = "integers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is no number from 1 to 1,000,000, nothing between commas, and repetitions."""
+        if isinstance(value, tuple):
+            return value
+        found: list[int] = []
+        for word in str(value).split(","):
+            word = word.strip()
+            if not word:
+                self.fail(f"{value!r}: nothing stands between two commas or at an end", param, ctx)
+            if not (word.isascii() and word.isdigit() and 1 <= int(word[:12]) <= 1_000_000):
+                self.fail(f"{word!r} is no whole number from 1 to 1000000", param, ctx)
+            if int(word) in found:
+                self.fail(f"{value!r} has {int(word)} twice", param, ctx)
+            found.append(int(word))
+        return tuple(found)
+
+
+FILE, TEXT, COUNTS = Name(Path), Name(), Counts()
 COUNT, NATURAL = click.IntRange(min=1), click.IntRange(min=0)
 POINTS, TIME = Number(min=0, max=100), Number(min=0)
 DECIBELS = Number(min=0, max=200)
@@ -341,7 +363,7 @@ PUBLISH = section(
     click.option("--history", type=FILE, metavar="FILE", help="Add this run to a history."),
     click.option("--label", type=TEXT, metavar="NAME", help="Goes by NAME there.  [the file's]"),
     click.option("--junit", type=FILE, metavar="FILE", help="Write a test report, JUnit XML."),
-    click.option("--metrics", type=FILE, metavar="FILE", help="Write flat figures, JSON."),
+    click.option("--metrics", type=FILE, metavar="FILE", help="Write flat figures: JSON; a .txt, OpenMetrics."),
     click.option("--bmf", type=FILE, metavar="FILE", help="Write Bencher Metric Format."),
     click.option("--summary", type=FILE, metavar="FILE", help="Add a summary, Markdown."),
     click.option("--ci", metavar="NAME", help="auto, github, gitlab, off.  [auto]"),

@@ -4,6 +4,7 @@
 
     GraphoptError                     1   (never raised itself)
     ├── GateError                     1   a limit was not met, though the work was done
+    ├── InconclusiveError             5   the measurement cannot tell whether a limit was met
     ├── UsageError                    2   the request cannot be carried out as written
     │   ├── DataError                 2   calibration or evaluation data is missing or wrong
     │   ├── RecipeError               2   the recipe file is wrong
@@ -42,6 +43,12 @@ class GateError(GraphoptError):
     """The work was done, but a limit the user set was not met."""
 
     exit_code = 1
+
+
+class InconclusiveError(GraphoptError):
+    """The work was done, and cannot tell whether a limit was met: neither passed nor failed."""
+
+    exit_code = 5
 
 
 class UsageError(GraphoptError):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,11 @@ from graphopt.wording import spell
 
 @contextmanager
 def opened(
-    path: Path, *, faithful: bool = False, warn: Callable[[str], None] | None = None
+    path: Path,
+    *,
+    faithful: bool = False,
+    threads: int | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Iterator[Session]:
     """Open a model on ONNX Runtime, or an engine on its own runtime.
 
@@ -34,6 +39,7 @@ def opened(
         faithful: for values, not for times: compute Q/DQ that is placed for TensorRT as written.
             What ONNX Runtime's optimizer makes of it is nothing that TensorRT does: more layers
             in integers, biases that overflow with fp16 scales, or (opset 21) no model at all.
+        threads: that ONNX Runtime may use for one run; all cores by default.
         warn: is told of an engine without a sidecar: loading it is a matter of trust.
 
     Raises:
@@ -53,8 +59,10 @@ def opened(
         hint = by_trtexec if name == "tensorrt" else ""
         raise EnvironmentProblem(f"{path.name} cannot be run here: {why}", hint=hint)
     check_engine(path, here(engine), warn=warn)
-    options = {}
+    options: dict[str, Any] = {}
     if name == "onnxruntime":
+        if threads is not None:
+            options["threads"] = threads
         model = Model.load(path)
         check_inputs(model)  # says in one line what is wrong with the file
         if faithful and _quantized_for_tensorrt(model):

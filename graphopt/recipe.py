@@ -23,6 +23,7 @@
 
     [gate]                         [[engine.more_shapes]]
     max_drop = 0.5                 input.min = … (a second optimization profile)
+    max_regression = "3%"
 
 Flags override the file. The recipe with every default written out is saved beside the outputs.
 """
@@ -34,14 +35,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from graphopt.errors import RecipeError, UsageError
+from graphopt.percent import parse_percent, spell_percent
 from graphopt.registry import did_you_mean
 from graphopt.toml import dump_toml, load_toml
 
 DEFAULT_SAMPLES = 512
 Dims = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=16)]
+# Written back with its sign, which a value below 1 needs to be read again.
+Percent = Annotated[
+    float,
+    BeforeValidator(parse_percent),
+    PlainSerializer(spell_percent, return_type=str),
+    WithJsonSchema({"type": ["number", "string"]}),
+]
 
 
 class _Part(BaseModel):
@@ -201,18 +219,27 @@ class Engine(_Part):
 
 
 class Gate(_Part):
-    """Limits, which a search for layers to leave in floating point tries to meet.
+    """Limits: those of a build, and those that ``graphopt check`` holds a candidate to.
 
     ``max_drop`` is in points of top-1 accuracy (of agreement where there are no labels),
-    ``min_sqnr`` in dB, over all outputs.
+    ``min_sqnr`` in dB: a build's search for layers to leave in floating point tries to meet both,
+    over all outputs. The others are for ``check`` alone, against its baseline: median latency,
+    99th percentile, throughput, peak memory and size of the file in percent (``"3%"``), and
+    ``max_latency``, in ms, of the median by itself.
     """
 
     max_drop: float | None = Field(default=None, ge=0, le=100)
     min_sqnr: float | None = Field(default=None, ge=0, le=200)
+    max_regression: Percent | None = None
+    max_p99: Percent | None = None
+    max_throughput_drop: Percent | None = Field(default=None, lt=100)
+    max_latency: float | None = Field(default=None, gt=0, le=1_000_000)
+    max_memory: Percent | None = None
+    max_size: Percent | None = None
 
     @property
     def asked(self) -> bool:
-        """Whether there is a limit."""
+        """Whether there is a limit for a build."""
         return self.max_drop is not None or self.min_sqnr is not None
 
 

@@ -64,6 +64,8 @@ def _run(report: Mapping[str, Any], verb: str) -> Run:
     for column, prefix in ((ships, ""), ("engine", "engine_")):
         for figure in _more(report["latency"].get(column) or {}, f"{prefix}latency", prefix):
             figures.setdefault(figure.name, figure)
+    for figure in _certain(report.get("comparison") or {}):
+        figures.setdefault(figure.name, figure)
     environment = {str(k): str(v) for k, v in timed.get("environment", {}).items()}
     notes = list(report["warnings"])
     if report["synthetic"]:
@@ -110,6 +112,15 @@ def _more(profile: Mapping[str, Any], name: str, prefix: str) -> Iterator[Figure
             yield Figure(f"{name}_{percentile}", float(value), "ms")
     if profile.get("throughput"):
         yield Figure(f"{prefix}throughput", float(profile["throughput"]), "items/s", "higher")
+
+
+def _certain(comparison: Mapping[str, Any]) -> Iterator[Figure]:
+    """Yield by how much what ships is slower than the model as given, with its interval."""
+    found = comparison.get("before_to_last")
+    if found is not None:
+        low, high = (None if (v := found.get(n)) is None else 100 * v for n in ("low", "high"))
+        note = f"{100 * found['confidence']:g} %" if found.get("confidence") else ""
+        yield Figure("latency_change", 100 * found["change"], "%", low=low, high=high, note=note)
 
 
 def _gate(gate: Mapping[str, Any]) -> Gate:

@@ -10,7 +10,7 @@ from typing import Any
 
 from graphopt.console import Console
 from graphopt.files import dump_json, write_text
-from graphopt.profiles.history import Entry, History, Point
+from graphopt.profiles.history import History, Point
 from graphopt.verbs_history import no_figure, query_of, refuse_overwrite
 from graphopt.wording import counted, one_line
 
@@ -71,10 +71,10 @@ def run_shifts(file: Path, flags: Mapping[str, Any], ui: Console) -> None:
                 "high": found.high * scale,
                 "unit": unit,
                 "p": found.p,
-                "last_before": _place(points[found.index - 1].entry),
-                "first_after": _place(points[found.index].entry),
-                "earliest": points[found.first].entry.id,
-                "latest": points[found.last].entry.id,
+                "last_before": _place(points[found.index - 1]),
+                "first_after": _place(points[found.index]),
+                "earliest": points[found.first].id,
+                "latest": points[found.last].id,
             }
             for found in shifts(values, relative=relative)
             if abs(found.change) * scale >= least
@@ -93,10 +93,9 @@ def _by_series(points: Iterable[Point]) -> list[tuple[Key, list[Point]]]:
     """Return what can be compared, oldest first, apart; the series with the newest run first."""
     found: dict[Key, list[Point]] = {}
     for point in points:
-        entry = point.entry
-        key = (entry.subject, entry.machine, entry.verb, entry.batch)
+        key = (point.subject, point.machine, point.verb, point.batch)
         found.setdefault(key, []).append(point)
-    return sorted(found.items(), key=lambda item: -item[1][-1].entry.id)
+    return sorted(found.items(), key=lambda item: -item[1][-1].id)
 
 
 def _named(key: Key) -> str:
@@ -113,11 +112,11 @@ def _series_json(key: Key, points: Sequence[Point], figure: str) -> dict[str, An
         **_key_json(key),
         "figure": figure,
         "unit": points[-1].unit,
-        "points": [{**_place(p.entry), "value": p.value} for p in points],
+        "points": [{**_place(p), "value": p.value} for p in points],
     }
 
 
-def _place(entry: Entry) -> dict[str, Any]:
+def _place(entry: Point) -> dict[str, Any]:
     return {"run": entry.id, "commit": entry.commit, "when": entry.when}
 
 
@@ -127,7 +126,7 @@ def _told(place: Mapping[str, Any]) -> str:
     return f"run {place['run']}" + (f" ({more})" if more else "")
 
 
-def _dated(entry: Entry) -> str:
+def _dated(entry: Point) -> str:
     day = one_line(entry.when, 10)
     return f"run {entry.id}{f', {day}' if day else ''}"
 
@@ -156,8 +155,8 @@ def _plot(key: Key, points: Sequence[Point], figure: str, ascii_only: bool) -> s
         [p.value for p in points],
         title=f"{one_line(figure, 40)} of {_named(key)}: {counted(len(points), 'run')}",
         unit=points[-1].unit,
-        begin=_dated(points[0].entry),
-        end=_dated(points[-1].entry),
+        begin=_dated(points[0]),
+        end=_dated(points[-1]),
         width=min(size.columns, 160),
         height=max(4, min(size.lines - 8, 14)),
         ascii_only=ascii_only,
@@ -170,8 +169,8 @@ def _draw(every: Sequence[tuple[Key, list[Point]]], figure: str) -> str:
     series = [
         Series(
             _named(key),
-            [(float(p.entry.id), p.value) for p in kept],
-            [_told(_place(p.entry)) for p in kept] if len(kept) <= 200 else (),
+            [(float(p.id), p.value) for p in kept],
+            [_told(_place(p)) for p in kept] if len(kept) <= 200 else (),
         )
         for key, points in every
         for kept in [_thinned(points)]
@@ -195,8 +194,8 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     kept = []
     for start in range(0, len(points), part):
         some = points[start : start + part]
-        ends = {min(some, key=_value).entry.id, max(some, key=_value).entry.id}
-        kept += [p for p in some if p.entry.id in ends]
+        ends = {min(some, key=_value).id, max(some, key=_value).id}
+        kept += [p for p in some if p.id in ends]
     return kept
 
 

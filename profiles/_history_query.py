@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphopt.profiles._history_pack import plain_text
 from graphopt.profiles.run import Status
@@ -53,13 +54,18 @@ class Entry:
     baselines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One figure of one run."""
+class Point(NamedTuple):
+    """One figure of one run, and what its series is known by: a tuple, for there are many."""
 
-    entry: Entry
+    id: int
     value: float
     unit: str
+    when: str
+    commit: str
+    subject: str
+    machine: str
+    verb: str
+    batch: int
 
 
 def where(query: Query | None) -> tuple[str, tuple[str, ...]]:

@@ -103,7 +103,7 @@ class Budget:
         # A look at nearly all costs as much confidence as any, and tells little.
         while at * _GROWTH <= self.openings:
             found.append(at)
-            at = math.ceil(at * _GROWTH)
+            at = int(at * _GROWTH)
         return (*found, self.openings)
 
 

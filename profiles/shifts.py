@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ def shifts(
     if relative:
         x = np.log(x)
     found = _split(x, level, seed)
+    if not found:
+        return []
     # A split was judged within a part that others split further, as if neighbours told nothing of
     # each other: judge each between its neighbours, and by what the levels leave of the values.
     evidence = _evidence(x, [index for index, _ in found])
@@ -153,7 +156,7 @@ def _evidence(x: Array, at: Sequence[int]) -> float:
     of what the levels leave of the values, less its standard error, so that chance costs no shift.
     """
     edges = [0, *at, len(x)]
-    parts = [_clipped(x[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a > 1]
+    parts = [_clipped(x[a:b]) for a, b in pairwise(edges) if b - a > 1]
     power = sum(float((part**2).sum()) for part in parts)
     if power < 1e-9 * len(x):
         return 1.0

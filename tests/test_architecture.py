@@ -28,7 +28,8 @@ HOMES = {
 # Each may import from its own layer and those before it.
 # docs/architecture.md draws the same.
 LAYERS: list[set[str]] = [
-    {"errors", "registry", "files", "toml", "wording", "machine", "console", "cli_options"},
+    {"errors", "registry", "files", "toml", "wording", "machine", "console", "cli_options",
+     "percent", "vcs", "schemas", "charts"},
     {"graph", "intake", "reader", "writer", "model", "runtime", "coverage", "cost"},
     {"profiles", "calibrators", "statistics"},
     {"channels", "data", "dialects", "engines", "fidelity", "lint", "passes", "recovery",
@@ -37,11 +38,12 @@ LAYERS: list[set[str]] = [
     {"report", "output", "stages", "layerwise", "pruning", "weights", "prune_options", "optimize", "quantize",
      "measure", "plan", "prepare", "prepare_data", "outcome", "opening", "inspection",
      "sensitivity", "quantization", "shape_options", "quantize_options", "engine_options", "bits",
-     "int8", "linting", "honesty"},
+     "int8", "linting", "honesty", "publish", "runs", "check", "profiling", "html"},
     {"pipeline"},
     {"bundle"},
-    {"verbs", "verbs_analyze", "verbs_bundle", "verbs_calibrate", "verbs_profile"},
-    {"cli", "cli_measure", "__main__"},
+    {"verbs", "verbs_analyze", "verbs_bundle", "verbs_calibrate", "verbs_check", "verbs_estimate", "verbs_profile",
+     "verbs_history", "verbs_trends", "verbs_report"},
+    {"cli", "cli_measure", "cli_history", "__main__"},
 ]  # fmt: skip
 
 
@@ -222,7 +224,8 @@ def test_sdist_and_wheel_hold_what_they_should(tmp_path: Path) -> None:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
     want = {name.replace(".", "/") for name in modules()}
     want = {f"{n}/__init__.py" if f"{n}/__init__.py" in names else f"{n}.py" for n in want}
-    want |= {f"graphopt/profiles/{p.name}" for p in (ROOT / "profiles").glob("*.toml")}
+    want |= {f"graphopt/{p.relative_to(ROOT)}" for p in (ROOT / "profiles").rglob("*.toml")}
+    want |= {str(p.relative_to(ROOT)) for p in (ROOT / "graphopt" / "schemas").glob("*.json")}
     for folder, home in (("bundle", ROOT / "graphopt"), ("engines/remote", ROOT)):
         want |= {f"graphopt/{folder}/{p.name}" for p in (home / folder).glob("*.sh")}
     want.add("graphopt/py.typed")

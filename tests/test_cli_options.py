@@ -26,6 +26,7 @@ from graphopt.cli_options import (
 from graphopt.console import Console
 
 SECTIONED = [name for name, verb in cli.commands.items() if isinstance(verb, Sectioned)]
+BUILDING = ["build", "optimize", "bundle"]
 
 
 def help_of(verb: str) -> str:
@@ -61,7 +62,7 @@ def test_every_option_stands_exactly_once_under_a_title(verb: str) -> None:
         for p in cli.commands[verb].get_params(context)
         if isinstance(p, click.Option) and not p.hidden
     ]
-    assert len(options) > 40
+    assert len(options) > 40 or verb not in BUILDING
     for option in options:
         spelled = {*option.opts, *option.secondary_opts}
         told = [name for name in shown if name in spelled]
@@ -70,13 +71,17 @@ def test_every_option_stands_exactly_once_under_a_title(verb: str) -> None:
     assert len(shown) == len(options)
 
 
-@pytest.mark.parametrize("verb", SECTIONED)
-def test_titles_come_in_the_order_a_user_decides_and_help_last(verb: str) -> None:
+@pytest.mark.parametrize("verb", BUILDING)
+def test_titles_come_in_the_order_a_user_decides(verb: str) -> None:
     assert list(sections(help_of(verb))) == [
         "What to do", "Data", "Target", "Limits", "How to quantize", "How to prune", "Output",
-        "Help",
+        *(["For pipelines"] if verb != "bundle" else []), "Help",
     ]  # fmt: skip
-    assert sections(help_of(verb))["Help"] == ["--help"]
+
+
+@pytest.mark.parametrize("verb", SECTIONED)
+def test_help_comes_last(verb: str) -> None:
+    assert list(sections(help_of(verb)).items())[-1] == ("Help", ["--help"])
 
 
 @pytest.mark.parametrize("verb", SECTIONED)

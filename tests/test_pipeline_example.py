@@ -23,6 +23,7 @@ from workflows import GITHUB, GITLAB, Step, github_steps, gitlab_scripts, variab
 
 from graphopt import schemas
 from graphopt.cli import cli
+from graphopt.cli_options import PUBLISH
 
 PAGES = [ROOT / "docs" / "pipelines.md", ROOT / "docs" / "schemas.md"]
 
@@ -67,6 +68,15 @@ def test_every_command_and_option_of_the_examples_exists() -> None:
     for words in found:
         # A number may stand for itself only once the shell has put it there.
         parse([re.sub(r"\$\{?BUDGET\}?", "60", word) for word in words])
+
+
+def test_the_page_lists_every_option() -> None:
+    @PUBLISH
+    def verb() -> None: ...
+
+    page = PAGES[0].read_text("utf-8")
+    options = [p.opts[0] for p in reversed(verb.__click_params__)]  # type: ignore[attr-defined]
+    assert sorted(re.findall(r"^\| `(--[\w-]+)", page, re.MULTILINE)) == sorted(options)
 
 
 def test_an_option_that_is_none_would_be_found() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,12 @@ def test_each_is_a_schema_with_a_number_of_its_own() -> None:
         Draft.check_schema(schema)
         assert schema["$id"].startswith(f"urn:graphopt:schema:{name}:"), name
         assert schema["title"]
+
+
+def test_the_page_lists_them_all() -> None:
+    page = (ROOT / "docs" / "schemas.md").read_text(encoding="utf-8")
+    rows = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert sorted(re.findall(r"`([\w-]+)`", rows)) == schemas.names()
 
 
 def test_an_unknown_name_is_told() -> None:

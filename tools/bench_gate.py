@@ -278,9 +278,10 @@ def _line(r: Entry) -> str:
     n = r["checks"]
     return (
         f"| {r['model']} | {r['machine']} | {r['base_ms']:.3f} | {r['wanted']:+.0%} "
-        f"| {r['change']:+.2%} ({r['spread']:.2%}) | {r['limit']:.0%} | {n} | **{r['fail'] / n:.1%}** "
-        f"| {r['pass'] / n:.1%} | {r['inconclusive'] / n:.1%} | {r['openings']:g} "
-        f"| {r['seconds']:.1f} | {r['usual'] / n:.1%} | {r['usual_limit'] / n:.1%} |"
+        f"| {r['change']:+.2%} ({r['spread']:.2%}) | {r['limit']:.0%} | {n} "
+        f"| **{r['fail'] / n:.1%}** | {r['pass'] / n:.1%} | {r['inconclusive'] / n:.1%} "
+        f"| {r['openings']:g} | {r['seconds']:.1f} | {r['usual'] / n:.1%} "
+        f"| {r['usual_limit'] / n:.1%} |"
     )
 
 

@@ -56,8 +56,8 @@ class Machine:
 
 MACHINES = {
     "quiet": Machine(),
-    "sessions differ by 1.3 %": Machine(session=0.013),
-    "neighbour": Machine(session=0.008, burst=0.3, tail=0.05),
+    "sessions differ more": Machine(session=0.009),
+    "neighbour": Machine(session=0.006, burst=0.3, tail=0.05),
     "long runs": Machine(run_ms=15, open_s=0.2),
 }
 

@@ -91,5 +91,6 @@ mark load
 done
 mark over
 leave
-read -r code <status
-exit "$code"
+code=
+{ read -r code <status; } 2>/dev/null
+exit "${code:-1}"

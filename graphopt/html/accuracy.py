@@ -9,6 +9,7 @@ from graphopt.charts import Bar, Mark, Series, bar_chart, line_chart
 from graphopt.html.blocks import Block, Details, Figure, Gallery, Section, Table, Words
 from graphopt.html.source import Built
 from graphopt.html.terms import BEFORE, label, told
+from graphopt.wording import one_line
 
 WIDTH = 460.0
 _WORST, _ROWS = 12, 400
@@ -71,7 +72,7 @@ def _outputs(built: Built, compared: Sequence[str]) -> list[Block]:
             sqnr, cosine, most = (one.number(k) for k in ("sqnr_db", "cosine", "max_abs"))
             quality = "identical" if one.truth("identical") else ""
             rows.append((
-                output[:200],
+                one_line(output, 200),
                 label(name),
                 quality or ("" if sqnr is None else told(sqnr, "dB")),
                 "" if cosine is None else f"{cosine:.6f}",

@@ -62,6 +62,8 @@ def _step(stage: Raw) -> tuple[str, str]:
     facts = stage.inner("facts")
     if name == "calibrate":
         counts.append(f"{facts.count('tensors')} tensors, {facts.count('samples')} samples")
+    if name == "analyze-channels":
+        counts.append(f"{facts.count('prunable')} groups can, {facts.count('frozen')} must stay")
     if name == "score-channels":
         counts.append(f"by {facts.text('importance')}")
     left = len(stage.items("refusals"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from graphopt.charts import STYLE
 from graphopt.html.blocks import Page
@@ -14,14 +14,15 @@ from graphopt.html.blocks import Page
 def render(page: Page) -> str:
     """Return the page; the same page gives the same bytes."""
     style = f"{_read('style.css')}{STYLE}"
-    return _environment().from_string(_read("page.html.j2")).render(page=page, style=style)
+    return _template().render(page=page, style=style)
 
 
 @cache
-def _environment() -> Environment:
-    return Environment(
+def _template() -> Template:
+    environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    return environment.from_string(_read("page.html.j2"))
 
 
 def _read(name: str) -> str:

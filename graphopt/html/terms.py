@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from graphopt.charts.scale import brief
 from graphopt.report import human
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -39,6 +40,8 @@ def told(value: float, unit: str) -> str:
     """Write a figure with its unit."""
     if unit == "ms" and 0 < abs(value) < 0.1:
         text = f"{value * 1000:.1f} µs"
+    elif unit == "" and abs(value) >= 1e6:
+        text = brief(value)  # nine digits of MACs say no more than three
     elif unit in ("bytes", "%", "ms", "dB", ""):
         text = human(value, unit)
     else:

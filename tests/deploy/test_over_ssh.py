@@ -120,10 +120,44 @@ def test_times_an_engine_and_a_model_there(work: Path, device: Setup, call: Call
     assert "batch 4" in out
     value = json.loads((work / "p.json").read_text())
     assert value["environment"]["gpu"] == "Tesla T4"
-    assert json.loads((work / "layers.json").read_text())[0]["count"] > 0
+    layers = json.loads((work / "layers.json").read_text())["layers"]
+    assert all(each["count"] > 0 and each["median_ms"] > 0 for each in layers)
+    assert sum(each["share"] for each in layers) == pytest.approx(1)
+    assert {each["name"] for each in value["layers"]["layers"]} == {e["name"] for e in layers}
     assert there.proxy.sent - sent > (work / "o" / "model.engine").stat().st_size
     code, _, err = call("profile", NET, "--host", there.host)
     assert code == 0, err
+
+
+def test_points_of_an_engine_are_timed_there_and_back(
+    work: Path, device: Setup, call: Call, tmp_path: Path
+) -> None:
+    there = device("t4", "8.6.1", record=str(tmp_path / "words.jsonl"))
+    shapes = [f"--{w}-shapes=image:{n}x3x16x16" for w, n in (("min", 1), ("opt", 4), ("max", 8))]
+    assert call("build", NET, "--host", there.host, *shapes, "-o", "o")[0] == 0
+    built = len((tmp_path / "words.jsonl").read_text().splitlines())
+    sweep = ("profile", "o/model.engine", "--host", there.host, "--duration", 2)
+    code, out, err = call(*sweep, "--batch", "1,8", "--streams", "2", "-o", "s.json")
+    assert code == 0, err
+    assert "2 points" in out
+    value = json.loads((work / "s.json").read_text())
+    assert [(p["batch"], p["streams"]) for p in value["points"]] == [(1, 2), (8, 2)]
+    assert all(len(p["starts"]) == 2 and p["wall_ms"] > 0 for p in value["points"])
+    lines = (tmp_path / "words.jsonl").read_text().splitlines()[built:]
+    words = [json.loads(line) for line in lines if "--loadEngine" in line]
+    ran = [next(w for w in each if w.startswith("--shapes=")) for each in words]
+    assert ran == [f"--shapes=image:{n}x3x16x16" for n in (1, 8, 8, 1)]
+    assert all({"--infStreams=2", "--duration=1"} <= set(each) for each in words)
+    # Before any timing: what the engine does not take, and what trtexec cannot do.
+    for flags, told in (
+        (("--batch", "1,9"), "the engine was not built for 9x3x16x16; it takes 1x3x16x16 to 8x"),
+        (("--threads", "2"), "--threads is for ONNX Runtime"),
+        (("--data", "calib.npz"), "trtexec makes its inputs up"),
+        (("--power", "--streams", "2"), "an engine on one stream"),
+    ):
+        code, _, err = call(*sweep, *flags)
+        assert (code, told in err) == (2, True), err
+    assert len((tmp_path / "words.jsonl").read_text().splitlines()) == built + len(lines)
 
 
 def test_an_engine_built_for_one_size_is_timed_at_that_size(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def test_more_noise_about_the_same_middle_never_turns_fail_to_pass(change, half)
     for factor in (1.0, 2.0, 5.0):
         logs = [math.log1p(change) + factor * s * h for h in half for s in (-1, 1)]
         verdicts.append(judge(rounds_of(logs, per=1), 0.02))
-    for calm, loud in zip(verdicts, verdicts[1:], strict=False):
+    for calm, loud in pairwise(verdicts):
         if loud.status != "inconclusive":
             assert loud.status == calm.status
         assert loud.high - loud.low >= calm.high - calm.low - 1e-12
@@ -197,7 +198,7 @@ def test_the_same_seed_gives_the_same_verdict(seed):
 )
 def test_a_round_needs_times(samples):
     for pair in ((samples, (1.0,)), ((1.0,), samples)):
-        with pytest.raises(ValueError, match="baseline|candidate"):
+        with pytest.raises(ValueError, match=r"baseline|candidate"):
             Round(*pair)
 
 
@@ -212,7 +213,7 @@ def test_a_round_needs_times(samples):
     ],
 )
 def test_nonsense_is_refused(rounds, wrong):
-    with pytest.raises(ValueError, match="nothing|limit|confidence"):
+    with pytest.raises(ValueError, match=r"nothing|limit|confidence"):
         judge(rounds, **{"limit": 0.02, **wrong})
 
 
@@ -323,7 +324,7 @@ def test_stored_runs_in_another_unit_are_the_same(seed, ratio, factor):
     ],
 )
 def test_nonsense_is_refused_of_stored_runs_too(base, cand, wrong):
-    with pytest.raises(ValueError, match="nothing|samples|percentile"):
+    with pytest.raises(ValueError, match=r"nothing|samples|percentile"):
         judge_stored(base, cand, 0.03, **wrong)
 
 

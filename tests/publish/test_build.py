@@ -6,8 +6,9 @@ import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import conv_net
+from helpers import conv_net, image_samples
 
 from graphopt.cli import main
 
@@ -25,6 +26,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("GITLAB_CI", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     conv_net(32).save("net.onnx")
+    np.savez("test.npz", image=image_samples(8))
     return tmp_path
 
 
@@ -33,8 +35,8 @@ def test_a_failed_build_is_published_and_fails(
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(work / "page.md"))
-    code = call("optimize", "net.onnx", "--prune", "0.5", "--min-sqnr", "190", "--json",
-                "-o", "out", "--junit", "junit.xml", "--history", "h.sqlite")  # fmt: skip
+    flags = ["--prune", "0.5", "--min-sqnr", "190", "--eval", "test.npz", "-o", "out", "--json"]
+    code = call("optimize", "net.onnx", *flags, "--junit", "junit.xml", "--history", "h.sqlite")
     assert code == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["status"] == "fail"  # annotations go elsewhere

@@ -139,6 +139,15 @@ def test_11_measures_as_the_others_do_by_its_defaults():
     assert switches(V11, **off) == {"--noCudaGraph", "--noSpinWait", "--includeDataTransfers"}
 
 
+def test_streams_have_another_name_from_8_6_on():
+    timed = Request(load="e", timing=Timing(streams=3))
+    assert "--streams=3" in words(timed, V85)
+    for features in (V86, V10, V11):
+        assert "--infStreams=3" in words(timed, features)
+        alone = words(Request(load="e", timing=Timing()), features)
+        assert not [word for word in alone if "treams" in word]
+
+
 def test_several_profiles_where_they_can_be_said():
     request = replace(PLAIN, profiles=({"x": X}, {"x": X}))
     made = words(request, V10)

@@ -68,6 +68,16 @@ def test_times_are_raw_samples_of_gpu_compute_time(file):
     assert times.columns["enqueueMs"] == pytest.approx((0.1, 0.5))
 
 
+def test_with_streams_the_time_on_the_clock_is_kept(file):
+    latency = read_times(file(TIMES), batch=8, streams=2).latency
+    assert (latency.streams, latency.batch) == (2, 8)
+    # From the first launch to the last end.
+    assert latency.wall_ms == pytest.approx(214 - 211.6)
+    assert latency.throughput == pytest.approx(1000 * 2 * 8 / 2.4)
+    with pytest.raises(EnvironmentProblem, match="without a endComputeMs"):
+        read_times(file(TIMES.replace("endComputeMs", "end")), streams=2)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -190,3 +190,31 @@ def test_a_failed_timing_still_fails(tool, tmp_path):
     with pytest.raises(EnvironmentProblem):
         tool(killed="inference").time(path, SIZES, power_of.Timing())
     assert not (tmp_path / FILES.times).exists()
+
+
+@pytest.mark.slow
+def test_power_and_state_over_ssh(tmp_path, monkeypatch):
+    """The same on a machine at the other end of a real ssh, and nothing is left there."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "remote"))
+    from sshd import missing, ssh_device
+
+    if reason := missing():
+        pytest.skip(reason)
+    with ssh_device(tmp_path / "device") as device:
+        monkeypatch.setenv("PATH", device.path)
+        monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+        monkeypatch.setattr(power_of, "IDLE_S", 0.6)
+        nvidia_smi.install_strict(device.bin, SMI)
+        jetson.install(device.bin, stats=(jetson.ORIN_7,), mode=None, clocks=None)
+        install(device.bin, "10.3.0", slow=0.7)
+        far = Trtexec(device.host)
+        path = engine(far, tmp_path / "m.engine")
+        timing = far.time(path, SIZES, power_of.Timing())
+        assert timing.latency.environment["gpu_max_sm_mhz"] == "1590"
+        found = far.power(path, SIZES, 1.0)
+        assert found.source == "tegrastats"
+        assert found.mean_w == pytest.approx(9.11)
+        assert found.batch == 4
+        far.link().close()
+        left = [words for words in device.quiet().values() if "tegrastats" in words]
+        assert left == []
