@@ -10,14 +10,15 @@ from graphopt.bits import Bits
 from graphopt.console import Console
 from graphopt.cost import cost, stored_bytes
 from graphopt.engines import Artifact
-from graphopt.errors import UnsupportedModelError
+from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.layerwise import SAMPLES, layer_losses
-from graphopt.measure import fidelity, latencies
+from graphopt.measure import fidelity, timings
 from graphopt.model import Model
 from graphopt.optimize import Optimized
 from graphopt.plan import BuildPlan
 from graphopt.prepare_data import NO_GATE
 from graphopt.profiles import LatencyProfile
+from graphopt.profiles.roofline import estimate
 from graphopt.report import Metric, Report, engine_latency
 from graphopt.verify import Fidelity
 
@@ -61,6 +62,7 @@ class Outcome:
         self._sizes(files, engine, report)
         if engine is not None and engine.latency is not None:
             self._device_latency(engine.latency, report)
+        self._estimate(report)
         if self.plan.unrunnable:
             return
         with report.stage("verify"):
@@ -196,10 +198,41 @@ class Outcome:
                 note += f"; {self.last} re-placed for the CPU, which is not the engine"
         ui.info("timing on this CPU with ONNX Runtime, interleaved")
         feeds = next(iter(plan.evaluation.batches(1)))
-        timed = latencies(candidates, feeds)
-        report.latency.update({name: profile.to_json() for name, profile in timed.items()})
-        values = {name: profile.percentile(50) for name, profile in timed.items()}
+        timed = timings(candidates, feeds)
+        profiles = timed.profiles
+        report.latency.update({name: profile.to_json() for name, profile in profiles.items()})
+        last = list(profiles)[-1]
+        found = timed.compare("before", last)
+        if found is not None:
+            note += f"; {last} takes {_share(found.low)} to {_share(found.high)} % of the time "
+            note += f"({100 * found.confidence:.0f} % confidence)"
+            told = ("change", "low", "high", "confidence", "rounds", "openings")
+            report.comparison["before_to_last"] = {n: getattr(found, n) for n in told} | {
+                "column": last
+            }
+        values = {name: profile.p50 for name, profile in profiles.items()}
         report.metrics.append(Metric("latency", "ms", values, note))
+
+    def _estimate(self, report: Report) -> None:
+        """Tell what the device may take, where it is one that something is known of."""
+        device = self.plan.device
+        if device.sm is None or not device.peaks or device.bandwidth_gbs is None:
+            return
+        shapes = {name: s.opt for name, s in self.plan.shapes.items()}
+        shipped = self.done.model if self.bits is None else self.bits.model
+        try:
+            before = estimate(self.done.folded, device, shapes=shapes)
+            after = estimate(shipped, device, shapes=shapes)
+        except (UsageError, UnsupportedModelError) as problem:
+            report.decide("estimate", "none", str(problem))
+            return
+        report.roofline = after.to_json()
+        values = {"before": before.ms, self.last: after.ms}
+        note = (
+            f"{device.name}, batch {after.batch}: nothing was measured there; {self.last} between "
+            f"{after.low_ms:.3f} and {after.high_ms:.3f} ms by the error at the reference points"
+        )
+        report.metrics.append(Metric("ESTIMATED latency", "ms", values, note))
 
     def _device_latency(self, profile: LatencyProfile, report: Report) -> None:
         """Take over what the engine took on its own device."""
@@ -238,6 +271,11 @@ class Outcome:
             if found.in_float is not None:
                 told.append(f"without INT8 it is missed too ({found.in_float.verdict})")
         return "; ".join(told)
+
+
+def _share(change: float) -> str:
+    """Return a ratio - 1 as per cent of the whole, to three digits."""
+    return f"{100 * (1 + change):.3g}"
 
 
 def _judge(

@@ -111,6 +111,8 @@ class Report:
     fidelity: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     latency: dict[str, Any] = field(default_factory=dict)
+    comparison: dict[str, Any] = field(default_factory=dict)
+    roofline: dict[str, Any] = field(default_factory=dict)
     gates: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -161,6 +163,8 @@ class Report:
             "fidelity": self.fidelity,
             "layers": self.layers,
             "latency": self.latency,
+            **({"comparison": self.comparison} if self.comparison else {}),
+            **({"roofline": self.roofline} if self.roofline else {}),
             "gates": self.gates,
             "artifacts": self.artifacts,
             "warnings": self.warnings,

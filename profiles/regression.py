@@ -374,9 +374,8 @@ def _verdict(
         status = "fail"
     elif not few and most <= limit + _EXACT:
         status = "pass"
-    why = (
-        f"{name} {percent(change)}, {confidence:.4g} confidence {percent(least)} to {percent(most)}"
-    )
+    within = f"{100 * confidence:.4g} % interval {percent(least)} to {percent(most)}"
+    why = f"{name} {percent(change)}, {within}"
     why += f", limit {percent(limit)}"
     if status == "inconclusive":
         why += f": {few or 'the limit lies within the interval'}"
@@ -389,4 +388,6 @@ def _ratio(log: float) -> float:
 
 def percent(ratio: float) -> str:
     """Write a ratio for people: ``+3.1 %``."""
-    return f"{100 * ratio:+.{1 if abs(ratio) < 10 else 0}f} %"
+    digits = 1 if abs(ratio) < 10 else 0
+    # Not "-0.0".
+    return f"{round(100 * ratio, digits) + 0.0:+.{digits}f} %"

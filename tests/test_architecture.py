@@ -226,6 +226,8 @@ def test_sdist_and_wheel_hold_what_they_should(tmp_path: Path) -> None:
     want = {f"{n}/__init__.py" if f"{n}/__init__.py" in names else f"{n}.py" for n in want}
     want |= {f"graphopt/{p.relative_to(ROOT)}" for p in (ROOT / "profiles").rglob("*.toml")}
     want |= {str(p.relative_to(ROOT)) for p in (ROOT / "graphopt" / "schemas").glob("*.json")}
+    pages = ROOT / "graphopt" / "html" / "templates"
+    want |= {str(p.relative_to(ROOT)) for p in pages.iterdir()}
     for folder, home in (("bundle", ROOT / "graphopt"), ("engines/remote", ROOT)):
         want |= {f"graphopt/{folder}/{p.name}" for p in (home / folder).glob("*.sh")}
     want.add("graphopt/py.typed")

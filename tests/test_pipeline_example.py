@@ -124,7 +124,7 @@ class Machine:
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "CI": "true",
-            "BUDGET": "60",
+            "BUDGET": "20",
             **more,
         }
         # Fewer samples; and a limit that a busy machine does not come near by itself.

@@ -45,11 +45,12 @@ P_VALUE = 0.05
 # So many checks with a neighbour, then so many without: what the machine does meanwhile hits both.
 _BLOCK = 10
 _NEIGHBOUR = """
-import random, time
+import os, random, time
 import numpy as np
 values = np.random.default_rng(0).random(4_000_000)
 random.seed(0)
-while True:
+parent = os.getppid()
+while os.getppid() == parent:
     part = values[: random.randrange(500_000, 4_000_000)].copy()
     part.sort()
     for _ in range(random.randrange(20)):

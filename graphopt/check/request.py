@@ -12,8 +12,9 @@ from graphopt.errors import DataError, UsageError
 from graphopt.model import Feeds, Inputs
 from graphopt.recipe import Recipe
 
-SYNTHETIC = 16
-"""Samples made up to compare outputs on, where ``--data`` gives none."""
+SYNTHETIC, SYNTHETIC_THERE = 16, 4
+"""Samples made up to compare outputs on, where ``--data`` gives none; fewer by trtexec, each run of
+which loads the engine anew."""
 SECONDS, REMOTE_SECONDS = 60.0, 600.0
 """``--budget``; a run of trtexec loads the engine anew, which takes seconds."""
 
@@ -141,7 +142,7 @@ def samples(request: Request, inputs: Inputs, *, most: int | None = None) -> Dat
     """
     asked = request.recipe.data
     if request.data is None:
-        count = max(SYNTHETIC, request.first_batch())
+        count = max(SYNTHETIC_THERE if request.remote else SYNTHETIC, request.first_batch())
         return synthetic(inputs, count, seed=asked.seed, shapes=request.shapes)
     preprocess = load_preprocess(asked.preprocess) if asked.preprocess else None
     limit = asked.samples if most is None else min(asked.samples, most)

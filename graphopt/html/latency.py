@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from graphopt.charts import Samples, distribution
 from graphopt.charts.distributions import percentile
+from graphopt.errors import UsageError
 from graphopt.html.blocks import Block, Details, Figure, Section, Table, Words
 from graphopt.html.glance import compared
+from graphopt.html.raw import Raw
 from graphopt.html.source import Built
 from graphopt.html.terms import BEFORE, label, share, told
+from graphopt.profiles.latency import LatencyProfile
 
+Ends: TypeAlias = "tuple[float, float] | None"
 WIDTH = 460.0
 # A chart needs no more; every n-th sample is taken, and the figures are of all of them.
 _DRAWN = 20_000
@@ -29,40 +34,47 @@ def section(built: Built) -> Section | None:
     if not timed:
         return None
     here = {name: values for name, values in timed.items() if name != "engine"}
-    blocks: list[Block] = [_words(built)] if len(here) > 1 else []
+    ends = {name: _interval(stored.inner(name)) for name in timed}
+    blocks: list[Block] = _words(built) if len(here) > 1 else []
     if here:
-        blocks.append(_chart(built, here, "latency-cpu", "Latency on this build's CPU"))
+        blocks.append(_chart(here, ends, "latency-cpu", "Latency on this build's CPU"))
     if "engine" in timed:
         only = {"engine": timed["engine"]}
-        blocks.append(_chart(built, only, "latency-engine", "Latency of the engine on its device"))
-    blocks.append(_table(timed, batch))
+        blocks.append(_chart(only, ends, "latency-engine", "Latency of the engine on its device"))
+    blocks.append(_table(timed, batch, ends))
     blocks += [_environment(built, name) for name in (next(iter(timed)), "engine") if name in timed]
     return Section("latency", "Latency", blocks)
 
 
-def _words(built: Built) -> Words:
+def _interval(raw: Raw) -> Ends:
+    """Return the interval of a median, in ms; None where the samples do not tell."""
+    try:
+        return LatencyProfile.from_json(raw.data).median_interval()
+    except (UsageError, ValueError, TypeError, OverflowError):
+        return None
+
+
+def _words(built: Built) -> list[Block]:
     metric, found = built.metric("latency"), compared(built)
     note = "" if metric is None or not metric.note else f"Measured so: {metric.note}."
     if found is None:
-        return Words(note, soft=True)
+        return [Words(note, soft=True)] if note else []
     low, high, confidence = found
     change = f"{100 * low:+.1f} % to {100 * high:+.1f} %"
-    return Words(
+    text = (
         f"From {label(BEFORE)} to {label(built.last)} the median changes by {change} "
-        f"({share(confidence)} interval, from interleaved runs). {note}".strip()
+        f"({share(confidence)} interval, from interleaved runs). {note}"
     )
+    return [Words(text.strip())]
 
 
-def _chart(built: Built, timed: Mapping[str, list[float]], ident: str, title: str) -> Figure:
+def _chart(
+    timed: Mapping[str, list[float]], ends: Mapping[str, Ends], ident: str, title: str
+) -> Figure:
     rows, words = [], []
-    found = compared(built)
     for name, values in timed.items():
-        interval = None
-        if found is not None and name == built.last and BEFORE in timed:
-            middle = percentile(sorted(timed[BEFORE]), 50)
-            interval = (middle * (1 + found[0]), middle * (1 + found[1]))
         step = max(1, -(-len(values) // _DRAWN))
-        rows.append(Samples(label(name), values[::step], interval))
+        rows.append(Samples(label(name), values[::step], ends[name]))
         ordered = sorted(values)
         words.append(f"{label(name)}: median {told(percentile(ordered, 50), 'ms')}, "
                      f"99th percentile {told(percentile(ordered, 99), 'ms')}")  # fmt: skip
@@ -70,20 +82,44 @@ def _chart(built: Built, timed: Mapping[str, list[float]], ident: str, title: st
         rows, title=title, desc=". ".join(words) + ".", unit="ms", width=WIDTH, ident=ident
     )
     caption = "Each hill is where the runs lie: solid line the median, dashed the 99th percentile"
-    caption += ", shaded the interval of the median." if any(r.interval for r in rows) else "."
+    caption += ", shaded the 95 % interval of the median." if any(r.interval for r in rows) else "."
     return Figure(svg, caption)
 
 
-def _table(timed: Mapping[str, list[float]], batch: Mapping[str, int]) -> Table:
+def _table(
+    timed: Mapping[str, list[float]], batch: Mapping[str, int], ends: Mapping[str, Ends]
+) -> Table:
     rows = []
     for name, values in timed.items():
         ordered = sorted(values)
         mean = sum(values) / len(values)
         rate = f"{1000 * batch[name] / mean:,.1f}" if mean > 0 else ""
         figures = [f"{percentile(ordered, q):.3f}" for q in (50, 90, 95, 99)]
-        rows.append((label(name), *figures, f"{mean:.3f}", rate, f"{len(values):,}"))
-    head = ("", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "mean ms", "items/s", "runs")
-    return Table("Latency of one run, and items a second", head, rows, frozenset(range(1, 8)))
+        found = ends[name]
+        interval = "" if found is None else f"{found[0]:.3f} to {found[1]:.3f}"
+        rows.append(
+            (
+                label(name),
+                figures[0],
+                interval,
+                *figures[1:],
+                f"{mean:.3f}",
+                rate,
+                f"{len(values):,}",
+            )
+        )
+    head = (
+        "",
+        "p50 ms",
+        "its 95 % interval",
+        "p90 ms",
+        "p95 ms",
+        "p99 ms",
+        "mean ms",
+        "items/s",
+        "runs",
+    )
+    return Table("Latency of one run, and items a second", head, rows, frozenset(range(1, 9)))
 
 
 def _environment(built: Built, name: str) -> Details:

@@ -189,7 +189,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-BAD = (7, "x", [1], {"a": {}}, None, True, 1e400, -3, 10**400)
+BAD: tuple[Any, ...] = (7, "x", [1], {"a": {}}, None, True, 1e400, -3, 10**400)
 
 
 @pytest.mark.parametrize("turn", range(3))

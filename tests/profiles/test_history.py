@@ -575,8 +575,9 @@ def test_other_types_in_lists_are_told(file: Path, statement: str) -> None:
     edited(file, statement)
     with History.open(file, write=False) as history:
         for read in (history.entries, lambda: history.series("latency_p50")):
-            if "subject = 7" in statement:  # the column makes a text of it
-                read()
+            unread = "status" in statement or "samples" in statement
+            if "subject = 7" in statement or (unread and read != history.entries):
+                read()  # the column makes a text of it, or a series does not look at it
                 continue
             with pytest.raises(UsageError, match="damaged"):
                 read()
