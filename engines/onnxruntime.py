@@ -114,11 +114,12 @@ class OnnxRuntime:
             UsageError: there is no such file.
             UnsupportedModelError: ONNX Runtime refuses it.
         """
-        from graphopt.runtime import open_session
+        from graphopt.runtime import open_session, timing_options
 
         if not Path(path).is_file():
             raise UsageError(f"no such file: {path}")
-        with open_session(path, threads=threads, optimize=optimize) as session:
+        options = timing_options(threads, optimize=optimize)
+        with open_session(path, options=options) as session:
             yield OnnxRuntimeSession(session, Path(path), optimize=optimize)
 
 
@@ -201,10 +202,10 @@ class OnnxRuntimeSession:
             EnvironmentProblem: the profile cannot be written or read.
         """
         from graphopt.engines._ort_layers import layer_times
-        from graphopt.runtime import session_options
+        from graphopt.runtime import timing_options
 
         threads = self._session.get_session_options().intra_op_num_threads
-        options = session_options(threads=threads, optimize=self._optimize)
+        options = timing_options(threads, optimize=self._optimize)
         return layer_times(self._path, options, feeds)
 
 

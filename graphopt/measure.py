@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from graphopt.console import Console
 from graphopt.data import Dataset
@@ -19,7 +18,7 @@ from graphopt.profiles import LatencyProfile
 from graphopt.profiles.interleave import Open, Shape, local, no_garbage_collection, take_turns
 from graphopt.profiles.latency import environment
 from graphopt.profiles.regression import CONFIDENCE, Round, Verdict, judge
-from graphopt.runtime import open_session, session_options
+from graphopt.runtime import open_session, timing_options
 from graphopt.verify import Fidelity, compare, opened
 from graphopt.wording import one_line
 
@@ -84,23 +83,6 @@ class Timings:
         if len({r.opening for r in rounds}) < 2:
             return None
         return judge(rounds, 0.0, confidence=confidence, seed=seed)
-
-
-def timing_options(threads: int | None = None) -> Any:
-    """Return options of a session that is timed beside others.
-
-    Threads spin while a run lasts, as they do in production, and stop when it ends: else those of
-    the models whose turn it is not would take the cores. Measured on two cores, a model against
-    itself, both threads, half-width of the interval of 8 openings: 9 to 28 % spinning, 2 to 5 %
-    without spinning (and runs take 1.8 times as long), 0.4 to 0.8 % like this.
-
-    Args:
-        threads: cores to use; all by default.
-    """
-    options = session_options(threads=threads)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
 
 
 def latencies(

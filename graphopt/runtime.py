@@ -39,6 +39,24 @@ def session_options(*, threads: int | None = None, optimize: bool = True) -> Any
     return options
 
 
+def timing_options(threads: int | None = None, *, optimize: bool = True) -> Any:
+    """Return options of a session that is timed, perhaps beside others.
+
+    Threads spin while a run lasts, as they do in production, and stop when it ends: else those of
+    the models whose turn it is not would take the cores. Measured on two cores, a model against
+    itself, both threads, half-width of the interval of 8 openings: 9 to 28 % spinning, 2 to 5 %
+    without spinning (and runs take 1.8 times as long), 0.4 to 0.8 % like this.
+
+    Args:
+        threads: cores to use; all by default.
+        optimize: run ONNX Runtime's graph optimizations.
+    """
+    options = session_options(threads=threads, optimize=optimize)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 @contextmanager
 def open_session(
     model: Model | str | os.PathLike[str],

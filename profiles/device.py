@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from graphopt.errors import UsageError
 from graphopt.registry import did_you_mean
-from graphopt.toml import load_toml
 
 PRECISIONS = ("int8", "fp16", "fp32")
 ALIASES = {
@@ -28,6 +27,40 @@ Version: TypeAlias = "tuple[int, int, int]"
 
 
 @dataclass(frozen=True, slots=True)
+class PowerMode:
+    """What a power mode of a Jetson limits; None: it does not, or that is not known.
+
+    Attributes:
+        name: as a person types it: ``"30W"``.
+        watts: the budget.
+        cpus: cores of the CPU that are on.
+        sms: SM that are on.
+        gpu_mhz: the highest clock of the GPU.
+        memory_mhz: that of the memory.
+        dla_mhz: that of the DLA.
+        source: where this comes from.
+    """
+
+    name: str
+    watts: float | None = None
+    cpus: int | None = None
+    sms: int | None = None
+    gpu_mhz: float | None = None
+    memory_mhz: float | None = None
+    dla_mhz: float | None = None
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, those that are known."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {key: value for key, value in plain.items() if value not in (None, "")}
+
+
+SCALED_BY = {"sms": "sms", "gpu_mhz": "boost_mhz", "memory_mhz": "memory_mhz", "dla_mhz": "dla_mhz"}
+"""What a mode limits -> the figure of the device that it is a share of."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """What is known of a device. None and empty mean "not known", never zero.
 
@@ -35,8 +68,12 @@ class DeviceProfile:
         name: a short stable word, also the name of the file: ``"t4"``.
         title: what a person calls it.
         sm: CUDA compute capability, ``(7, 5)``; None for a device without an NVIDIA GPU.
+        sms: how many streaming multiprocessors (SM) it has.
+        boost_mhz: the clock that its peaks are at.
         memory_gb: memory the model can use, in GB (10^9 bytes).
         bandwidth_gbs: peak memory bandwidth, in GB/s.
+        memory_mhz: the clock of the memory that this is at.
+        power_w: what board or module may draw, in watts.
         peaks: precision -> peak of the GPU alone, dense: TOPS for int8, TFLOPS for the others.
         precisions: what it computes in hardware: of ``int8``, ``fp16``, ``fp32``.
         channel_multiple: precision -> channel counts that waste nothing are multiples of this.
@@ -45,7 +82,13 @@ class DeviceProfile:
         tensorrt_versions: the oldest and the newest of them; the oldest alone where newer ones
             will come; empty where nothing is known.
         dla: how many deep-learning accelerators (DLA) it has.
+        dla_mhz: the clock that their peaks are at.
+        dla_peaks: precision -> peak of all DLA together, as ``peaks``.
         dla_explicit: whether its DLA takes Q/DQ, with the TensorRT that has no other INT8.
+        power_modes: name -> what it limits.
+        mode: the power mode that the figures are of; empty for those of the file.
+        efficiency: the share of the peaks that kernels attain, where it was measured.
+        launch_us: microseconds that any kernel takes, where it was measured.
         sparsity: whether kernels for 2:4 sparse weights run on its GPU; None: told by ``sm``.
         notes: lines for people to read.
         sources: figure (``"memory_gb"``, ``"peaks.int8"``) -> where it comes from.
@@ -54,8 +97,12 @@ class DeviceProfile:
     name: str
     title: str = ""
     sm: tuple[int, int] | None = None
+    sms: int | None = None
+    boost_mhz: float | None = None
     memory_gb: float | None = None
     bandwidth_gbs: float | None = None
+    memory_mhz: float | None = None
+    power_w: float | None = None
     peaks: Mapping[str, float] = field(default_factory=dict)
     precisions: tuple[str, ...] = ("fp32",)
     channel_multiple: Mapping[str, int] = field(default_factory=dict)
@@ -63,6 +110,12 @@ class DeviceProfile:
     tensorrt: str = ""
     tensorrt_versions: tuple[Version, ...] = ()
     dla: int = 0
+    dla_mhz: float | None = None
+    dla_peaks: Mapping[str, float] = field(default_factory=dict)
+    power_modes: Mapping[str, PowerMode] = field(default_factory=dict)
+    mode: str = ""
+    efficiency: float | None = None
+    launch_us: float | None = None
     dla_explicit: bool = False
     sparsity: bool | None = None
     notes: tuple[str, ...] = ()
@@ -89,6 +142,55 @@ class DeviceProfile:
             return self.sm >= AMPERE
         return self.sparsity
 
+    @property
+    def spelled(self) -> str:
+        """What ``--device`` takes for it: ``jetson-agx-xavier:30W``."""
+        return f"{self.name}:{self.mode}" if self.mode else self.name
+
+    def at(self, mode: str) -> DeviceProfile:
+        """Return it in one of its power modes.
+
+        Peaks go with the clock and with the SM that are on, those of the DLA with their clock, the
+        bandwidth with that of the memory.
+
+        Args:
+            mode: a name out of ``power_modes``, in either case.
+
+        Raises:
+            UsageError: it has no such mode, or is in one already.
+        """
+        if self.mode:
+            raise UsageError(f"'{self.name}' is in the power mode {self.mode} already")
+        if not self.power_modes:
+            raise UsageError(f"'{self.name}' has no power modes: leave ':{mode}' out")
+        known = {name.lower(): value for name, value in self.power_modes.items()}
+        chosen = known.get(mode.strip().lower())
+        if chosen is None:
+            raise UsageError(
+                f"'{self.name}' has no power mode '{mode}'"
+                f"{did_you_mean(mode.upper(), self.power_modes)}; it has "
+                f"{', '.join(self.power_modes)}"
+            )
+        share = {limit: self._share(chosen, limit) for limit in SCALED_BY}
+        gpu = share["sms"] * share["gpu_mhz"]
+        dla, memory = share["dla_mhz"], share["memory_mhz"]
+        return replace(
+            self,
+            mode=chosen.name,
+            sms=chosen.sms or self.sms,
+            boost_mhz=chosen.gpu_mhz or self.boost_mhz,
+            memory_mhz=chosen.memory_mhz or self.memory_mhz,
+            dla_mhz=chosen.dla_mhz or self.dla_mhz,
+            power_w=chosen.watts or self.power_w,
+            bandwidth_gbs=None if self.bandwidth_gbs is None else self.bandwidth_gbs * memory,
+            peaks={key: peak * gpu for key, peak in self.peaks.items()},
+            dla_peaks={key: peak * dla for key, peak in self.dla_peaks.items()},
+        )
+
+    def _share(self, mode: PowerMode, limit: str) -> float:
+        limited, whole = getattr(mode, limit), getattr(self, SCALED_BY[limit])
+        return 1.0 if limited is None or whole is None else limited / whole
+
     def unverified(self) -> tuple[str, ...]:
         """Return the figures nobody has checked: whose source says "from memory"."""
         return tuple(sorted(k for k, v in self.sources.items() if v.startswith("from memory")))
@@ -98,6 +200,8 @@ class DeviceProfile:
         plain: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name == "power_modes":
+                value = [each.to_json() for each in value.values()]
             if isinstance(value, Mapping):
                 value = dict(sorted(value.items()))
             plain[item.name] = list(value) if isinstance(value, tuple) else value
@@ -113,67 +217,74 @@ def devices() -> list[str]:
 def load_device(name_or_path: str | Path) -> DeviceProfile:
     """Return a device by name (``t4``, ``host``) or from a user's own ``.toml`` file.
 
+    Either may be followed by a power mode: ``jetson-agx-xavier:30W``, ``mine.toml:15W``.
+
     Raises:
-        UsageError: there is no such device or file, or the file is wrong.
+        UsageError: there is no such device, file or mode, or the file is wrong.
     """
-    text = str(name_or_path)
-    if text.lower().endswith(".toml") or "/" in text or "\\" in text:
-        return _read(Path(text), where=text)
+    text, mode = split_mode(str(name_or_path))
+    device = _load(text)
+    return device if mode is None else device.at(mode)
+
+
+def split_mode(text: str) -> tuple[str, str | None]:
+    """Return a device and its power mode, which is None where none is named.
+
+    ``C:\\x.toml`` names a drive and no mode, and an existing file is one whatever it is called.
+    """
+    device, colon, mode = text.rpartition(":")
+    if not colon or not device or is_path(mode):
+        return text, None
+    if is_path(text):
+        try:
+            if Path(text).is_file():
+                return text, None
+        except (OSError, ValueError):  # a name too long, a NUL: what reads it will say so
+            pass
+    return device, mode
+
+
+def is_path(text: str) -> bool:
+    """Whether a device is named by a file."""
+    return text.lower().endswith(".toml") or "/" in text or "\\" in text
+
+
+def base_file(name: str) -> Any:
+    """Return the file of a device of ours, as a traversable resource.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = devices()
+    if name not in known or name == "host":
+        raise UsageError(
+            f"unknown device '{name}'{did_you_mean(name, [*known, *ALIASES])}; "
+            f"known: {', '.join(known)}, or a .toml file of your own"
+        )
+    return _folder().joinpath(f"{name}.toml")
+
+
+def _load(text: str) -> DeviceProfile:
+    from graphopt.profiles.device_file import read_device
+
+    if is_path(text):
+        return read_device(Path(text), where=text)
     name = text.strip().lower().replace("_", "-").replace(" ", "-")
     name = ALIASES.get(name, name)
     if name == "host":
         from graphopt.profiles.host import host
 
         return host()
-    known = devices()
-    if name not in known:
-        raise UsageError(
-            f"unknown device '{text}'{did_you_mean(name, [*known, *ALIASES])}; "
-            f"known: {', '.join(known)}, or a .toml file of your own"
-        )
-    with resources.as_file(_folder().joinpath(f"{name}.toml")) as file:
-        return _read(file, where=file.name)
+    try:
+        found = base_file(name)
+    except UsageError as problem:
+        raise UsageError(str(problem).replace(f"'{name}'", f"'{text}'", 1)) from None
+    with resources.as_file(found) as file:
+        return read_device(file, where=file.name)
 
 
 def _folder() -> Any:
     return resources.files("graphopt.profiles")
-
-
-def _read(path: Path, *, where: str) -> DeviceProfile:
-    raw = load_toml(path)
-    for key in raw:
-        if key not in _READERS:
-            raise UsageError(f"{where}: unknown key '{key}'{did_you_mean(key, _READERS)}")
-    if "name" not in raw:
-        raise UsageError(f"{where}: the key 'name' is missing")
-    values = {}
-    for key, value in raw.items():
-        try:
-            values[key] = _READERS[key](value)
-        except ValueError as problem:
-            raise UsageError(f"{where}: '{key}' {problem}") from problem
-    device = DeviceProfile(**values)
-    if device.dla_explicit and not device.dla:
-        raise UsageError(f"{where}: 'dla_explicit' is of a DLA, and 'dla' says there is none")
-    figures = _figures(device)
-    for key in device.sources:
-        if key not in figures:
-            raise UsageError(
-                f"{where}: 'sources' names '{key}', of which the file says nothing"
-                f"{did_you_mean(key, figures)}"
-            )
-    return device
-
-
-def _figures(device: DeviceProfile) -> list[str]:
-    """Return every key of ``sources`` that would name something the profile states."""
-    found = []
-    for item in fields(device):
-        value = getattr(device, item.name)
-        if item.name in ("name", "sources") or value in (None, "", (), {}):
-            continue
-        found += [f"{item.name}.{k}" for k in value] if isinstance(value, Mapping) else [item.name]
-    return found
 
 
 def version_of(text: str) -> Version:
@@ -186,115 +297,3 @@ def version_of(text: str) -> Version:
     if match is None:
         raise ValueError(f"'{text}' is not a version")
     return int(match[1]), int(match[2] or 0), int(match[3] or 0)
-
-
-def _versions(value: Any) -> tuple[Version, ...]:
-    texts = _list(value)
-    try:
-        found = tuple(version_of(text) for text in texts)
-    except ValueError:
-        found = ()
-    if len(found) not in (1, 2) or list(found) != sorted(found):
-        raise ValueError(
-            'must be the oldest and the newest version of TensorRT, such as ["8.5.2", "10.7"], or '
-            f"the oldest alone, not {value!r}"
-        )
-    return found
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, not {value!r}")
-    return value
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or "\n" in value:
-        raise ValueError(f"must be a line of text, not {value!r}")
-    return value
-
-
-def _name(value: Any) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", _string(value)):
-        raise ValueError(f"must be of lower-case letters, digits, '-' and '.', not {value!r}")
-    return str(value)
-
-
-def _positive(value: Any) -> float:
-    # bool is an int to Python, and TOML writes inf and nan.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-        raise ValueError(f"must be a number above 0, not {value!r}")
-    return float(value)
-
-
-def _count(value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"must be a whole number of at least {least}, not {value!r}")
-    return value
-
-
-def _sm(value: Any) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,2})\.(\d)", value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError(f'must be a compute capability such as "7.5", not {value!r}')
-    return int(match[1]), int(match[2])
-
-
-def _list(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list of texts, not {value!r}")
-    return tuple(_string(v) for v in value)
-
-
-def _precision(value: str) -> str:
-    if value not in PRECISIONS:
-        raise ValueError(
-            f"names the unknown precision '{value}'{did_you_mean(value, PRECISIONS)}; "
-            f"known: {', '.join(PRECISIONS)}"
-        )
-    return value
-
-
-def _precisions(value: Any) -> tuple[str, ...]:
-    found = tuple(_precision(v) for v in _list(value))
-    if not found:
-        raise ValueError("must name at least one precision")
-    return found
-
-
-def _by_precision(read: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-    def table(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise ValueError(f"must be a table by precision, not {value!r}")
-        return {_precision(key): read(each) for key, each in value.items()}
-
-    return table
-
-
-def _sources(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a table, not {value!r}")
-    for key, each in value.items():
-        if not isinstance(each, str):
-            raise ValueError(f"'{key}' must be a text; write dotted names in quotes: \"{key}.x\"")
-    return {key: _string(each) for key, each in value.items()}
-
-
-_READERS: Mapping[str, Callable[[Any], Any]] = {
-    "name": _name,
-    "title": _string,
-    "sm": _sm,
-    "memory_gb": _positive,
-    "bandwidth_gbs": _positive,
-    "peaks": _by_precision(_positive),
-    "precisions": _precisions,
-    "channel_multiple": _by_precision(lambda value: _count(value, 1)),
-    "max_opset": lambda value: _count(value, 7),
-    "tensorrt": _string,
-    "tensorrt_versions": _versions,
-    "dla": _count,
-    "dla_explicit": _flag,
-    "sparsity": _flag,
-    "notes": _list,
-    "sources": _sources,
-}

@@ -28,6 +28,8 @@ Bound = Literal["compute", "memory", "floor"]
 # Tensor cores do 16 times as much in INT8 as the other cores in fp32; where a profile has both
 # peaks, those count.
 _VECTOR_SHARE = 16
+SCHEMA = 1
+_KIND = "graphopt-estimate"
 LABEL = "estimate, not measured"
 MOSTLY = 0.8
 
@@ -162,7 +164,9 @@ class Estimate:
         """Return plain values, labelled."""
         known = fit()
         return {
-            "kind": LABEL,
+            "schema": SCHEMA,
+            "kind": _KIND,
+            "label": LABEL,
             "device": self.device,
             "precision": self.precision or "as the graph says",
             "batch": self.batch,

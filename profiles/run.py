@@ -169,7 +169,7 @@ class Run:
                 environment={_text(k): _text(v) for k, v in raw["environment"].items()},
                 notes=tuple(_text(n) for n in raw["notes"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
             raise UsageError(f"not a valid run: {problem}") from problem
 
 

@@ -50,7 +50,8 @@ def test_json_holds_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert call(*args) == 0
     value = json.loads(capsys.readouterr().out)
     assert value == json.loads(out.read_text())
-    assert value["kind"] == "estimate, not measured"
+    assert (value["schema"], value["kind"]) == (1, "graphopt-estimate")
+    assert value["label"] == "estimate, not measured"
     assert (value["device"], value["batch"]) == ("jetson-agx-xavier", 8)
     assert set(value["by_precision"]) == {"int8", "fp16", "fp32"}
     assert value["ms"] == value["by_precision"]["fp32"]["ms"]  # as the graph says

@@ -11,6 +11,7 @@ from helpers import conv_net, image_samples
 from graphopt import measure
 from graphopt.errors import UnsupportedModelError
 from graphopt.profiles.regression import Round, judge
+from graphopt.runtime import timing_options
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_large_models_are_opened_less_often(monkeypatch):
 
 
 def test_threads_spin_in_a_run_and_stop_after_it():
-    options = measure.timing_options(2)
+    options = timing_options(2)
     assert options.intra_op_num_threads == 2
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"

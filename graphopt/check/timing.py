@@ -23,7 +23,7 @@ from graphopt.profiles.regression import (
     judge,
     judge_percentile,
 )
-from graphopt.runtime import open_session
+from graphopt.runtime import open_session, timing_options
 
 if TYPE_CHECKING:
     from graphopt.engines.trtexec.engine import Trtexec
@@ -52,7 +52,7 @@ def opener(path: Path, feeds: Feeds, session: Session, *, threads: int) -> Open:
 
 @contextmanager
 def _model(path: Path, feeds: dict[str, Any], threads: int) -> Iterator[Callable[[], object]]:
-    with open_session(path, threads=threads) as session:
+    with open_session(path, options=timing_options(threads)) as session:
         yield partial(session.run, None, feeds)
 
 

@@ -98,7 +98,7 @@ def report() -> dict[str, Any]:
         "layers": layers,
         "comparison": {"before_to_last": {"change": -0.75, "low": -0.76, "high": -0.74,
                                           "confidence": 0.95}},
-        "roofline": {"kind": "estimate, not measured", "device": "t4", "batch": 1, "ms": 0.078,
+        "roofline": {"schema": 1, "kind": "graphopt-estimate", "device": "t4", "batch": 1, "ms": 0.078,
                      "low_ms": 0.05, "high_ms": 0.1, "layers": estimated},
         "latency": {"before": _profile(2.0, 0), "fp32": _profile(1.3, 1),
                     "int8": _profile(0.5, 2)},

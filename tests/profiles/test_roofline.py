@@ -100,7 +100,7 @@ def test_the_total_is_the_sum_of_the_layers_and_none_beats_the_floor():
 def test_it_is_labelled_and_tells_what_it_was_fitted_to():
     plain = estimate(conv_net(32), T4).to_json()
     assert json.loads(json.dumps(plain)) == plain
-    assert plain["kind"] == LABEL
+    assert (plain["schema"], plain["kind"], plain["label"]) == (1, "graphopt-estimate", LABEL)
     assert "estimate" in LABEL
     assert plain["fitted"]["errors"] == dict(fit().errors)
     assert estimate(conv_net(32), T4).to_json() == plain
