@@ -20,6 +20,7 @@ from graphopt.cli_measure import MEASURING
 from graphopt.cli_options import (
     BUNDLE,
     COMPRESS,
+    COUNT,
     DATA,
     FILE,
     HOST,
@@ -28,6 +29,7 @@ from graphopt.cli_options import (
     PUBLISH,
     SHAPES,
     TEXT,
+    Group,
     Sectioned,
     console,
 )
@@ -39,33 +41,14 @@ INTERNAL = 70  # EX_SOFTWARE of <sysexits.h>: a fault of graphopt's own
 COMPLETE = "_GRAPHOPT_COMPLETE"
 
 
-class Group(click.Group):
-    """Keeps verbs in the order a user meets them, and suggests the nearest for a typing error."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the verbs as they were defined."""
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a verb, or say which one may have been meant."""
-        from graphopt.registry import did_you_mean
-
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as problem:
-            hint = did_you_mean(args[0], self.commands) if args else ""
-            raise click.UsageError(f"{problem.format_message()}{hint}", ctx) from problem
-
-
 @click.group(
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Prune, quantize and verify ONNX models and build TensorRT engines.\n\n\b\n"
     "graphopt build model.onnx --int8 --prune 0.3 --data images/\n"
     "graphopt build model.onnx --int8 --data images/ --device t4 --host me@server\n"
-    "graphopt bundle model.onnx --int8 --data images/ --device jetson-agx-xavier",
+    "graphopt bundle model.onnx --int8 --data images/ --device jetson-agx-xavier\n"
+    "graphopt check model.engine --baseline released.engine --max-regression 3%",
 )
 @click.version_option(graphopt.__version__, prog_name="graphopt")
 def cli() -> None:
@@ -218,13 +201,18 @@ for verb in MEASURING:
     cli.add_command(verb)
 
 
-@cli.command()
+@cli.command(short_help="List the devices that are known, or show one.")
+@click.argument("name", required=False, type=TEXT, metavar="[NAME|FILE]")
+@click.option("--measure", is_flag=True, help="Find the peaks of this processor (host).")
+@click.option("--threads", type=COUNT, metavar="N", help="To measure with.  [all]")
+@click.option("-o", "--output", type=FILE, metavar="FILE.toml", help="Save what was measured.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 @OUTPUT
-def devices(**flags: Any) -> None:
-    """List the devices that are known."""
-    from graphopt.verbs import run_devices
+def devices(name: str | None, **flags: Any) -> None:
+    """List the devices that are known, or show one with the source of each figure."""
+    from graphopt.verbs_devices import run_devices
 
-    run_devices(console(flags))
+    run_devices(name, flags, console(flags))
 
 
 @cli.command()

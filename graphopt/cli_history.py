@@ -7,18 +7,36 @@ from typing import Any
 
 import click
 
-from graphopt.cli_options import COUNT, FILE, LIMIT, NATURAL, OUTPUT, TEXT, console, options
+from graphopt.cli_options import (
+    COUNT,
+    FILE,
+    LIMIT,
+    NATURAL,
+    OUTPUT,
+    TEXT,
+    Group,
+    Sectioned,
+    console,
+    section,
+)
 
-_WHICH = options(
+WHICH = "Which runs"
+_WHICH = section(
+    WHICH,
     click.option("--subject", type=TEXT, metavar="NAME", help="Only runs of this."),
     click.option("--branch", type=TEXT, metavar="NAME", help="Only of this branch."),
-    click.option("--verb", type=TEXT, metavar="NAME", help="Only build, profile or check."),
+    click.option(
+        "--verb", type=TEXT, metavar="NAME", help="Only build, optimize, profile or check."
+    ),
     click.option("--machine", type=TEXT, metavar="HASH", help="Only of this fingerprint."),
 )
-_STATUS = click.option(
-    "--status",
-    type=click.Choice(["pass", "fail", "inconclusive", "none"]),
-    help="Only with this verdict.",
+_STATUS = section(
+    WHICH,
+    click.option(
+        "--status",
+        type=click.Choice(["pass", "fail", "inconclusive", "none"]),
+        help="Only with this verdict.",
+    ),
 )
 _FIGURE = click.option(
     "--figure", type=TEXT, metavar="NAME", default="latency_p50", help="[latency_p50]"
@@ -27,38 +45,20 @@ _SUBJECT = click.option("--subject", type=TEXT, metavar="NAME", help="Only runs 
 _FORCE = click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 
 
-class Verbs(click.Group):
-    """Keeps the verbs in the order a user meets them, and suggests the nearest."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the verbs as they were defined."""
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a verb, or say which one may have been meant."""
-        from graphopt.registry import did_you_mean
-
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as problem:
-            hint = did_you_mean(args[0], self.commands) if args else ""
-            raise click.UsageError(f"{problem.format_message()}{hint}", ctx) from problem
-
-
-@click.group(cls=Verbs, short_help="List, plot and prune runs; find where a shift began.")
+@click.group(cls=Group, short_help="List, plot and prune runs; find where a shift began.")
 def history() -> None:
     """Look at the runs that --history FILE has kept."""
 
 
-@history.command("list")
+@history.command("list", cls=Sectioned)
 @click.argument("file", type=FILE)
 @_WHICH
 @_STATUS
-@_FIGURE
-@click.option("--limit", type=COUNT, default=20, metavar="N", help="The newest N.  [20]")
-@OUTPUT
+@section(
+    WHICH,
+    click.option("--limit", type=COUNT, default=20, metavar="N", help="The newest N.  [20]"),
+)
+@section("Output", _FIGURE, OUTPUT)
 def list_runs(file: Path, **flags: Any) -> None:
     """List the runs of FILE, newest first."""
     from graphopt.verbs_history import run_list
@@ -78,16 +78,19 @@ def show(file: Path, run: str, **flags: Any) -> None:
     run_show(file, run, flags, console(flags))
 
 
-@history.command()
+@history.command(cls=Sectioned)
 @click.argument("file", type=FILE)
 @_WHICH
 @_STATUS
-@_FIGURE
-@click.option("--limit", type=COUNT, metavar="N", help="The newest N.  [all]")
-@click.option("-o", "--output", "--plot", type=FILE, metavar="FILE.svg", help="Draw, as SVG.")
-@_FORCE
-@click.option("--ascii", is_flag=True, help="Plot without Unicode.")
-@OUTPUT
+@section(WHICH, click.option("--limit", type=COUNT, metavar="N", help="The newest N.  [all]"))
+@section(
+    "Output",
+    _FIGURE,
+    click.option("-o", "--output", "--plot", type=FILE, metavar="FILE.svg", help="Draw, as SVG."),
+    _FORCE,
+    click.option("--ascii", is_flag=True, help="Plot without Unicode."),
+    OUTPUT,
+)
 def plot(file: Path, **flags: Any) -> None:
     """Plot a figure over the runs of FILE, in the terminal.
 
@@ -98,13 +101,19 @@ def plot(file: Path, **flags: Any) -> None:
     run_plot(file, flags, console(flags))
 
 
-@history.command()
+@history.command(cls=Sectioned)
 @click.argument("file", type=FILE)
 @_WHICH
-@_FIGURE
-@click.option("--limit", type=COUNT, metavar="N", help="The newest N of a series.  [1000]")
-@click.option("--least", type=LIMIT, metavar="X", help="Leave out changes below X (%).")
-@OUTPUT
+@section(
+    WHICH,
+    click.option("--limit", type=COUNT, metavar="N", help="The newest N of a series.  [1000]"),
+)
+@section(
+    "Output",
+    _FIGURE,
+    click.option("--least", type=LIMIT, metavar="X", help="Leave out changes below X (%)."),
+    OUTPUT,
+)
 def shifts(file: Path, **flags: Any) -> None:
     """Find the runs that a change of level began with."""
     from graphopt.verbs_trends import run_shifts
@@ -112,7 +121,7 @@ def shifts(file: Path, **flags: Any) -> None:
     run_shifts(file, flags, console(flags))
 
 
-@history.command()
+@history.command(short_help="Let NAME mean RUN; without RUN list baselines.")
 @click.argument("file", type=FILE)
 @click.argument("name", type=TEXT, required=False)
 @click.argument("run", type=TEXT, required=False)
@@ -129,14 +138,17 @@ def baseline(file: Path, name: str | None, run: str | None, **flags: Any) -> Non
     run_baseline(file, name, run, flags, console(flags))
 
 
-@history.command()
+@history.command(cls=Sectioned)
 @click.argument("file", type=FILE)
 @_WHICH
 @_STATUS
-@click.option("--format", type=click.Choice(["csv", "json"]), help="[by -o; json]")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="A .csv or .jsonl.  [stdout]")
-@_FORCE
-@OUTPUT
+@section(
+    "Output",
+    click.option("--format", type=click.Choice(["csv", "json"]), help="[by -o; json]"),
+    click.option("-o", "--output", type=FILE, metavar="FILE", help="A .csv or .jsonl.  [stdout]"),
+    _FORCE,
+    OUTPUT,
+)
 def export(file: Path, **flags: Any) -> None:
     """Write runs as CSV, or as JSON Lines with raw samples."""
     from graphopt.verbs_history import run_export

@@ -21,6 +21,7 @@ from graphopt.cli_options import (
     POINTS,
     PUBLISH,
     TEXT,
+    THREADS,
     TIME,
     Sectioned,
     console,
@@ -28,20 +29,26 @@ from graphopt.cli_options import (
 )
 
 
-@click.command()
+@click.command(cls=Sectioned, short_help="Estimate MODEL's time on a device nobody has here.")
 @click.argument("model", type=FILE)
-@click.option("--device", metavar="NAME|FILE", default="host", help="The target.  [host]")
-@click.option("--batch", type=COUNT, metavar="N", help="Batch size.  [1]")
-@click.option(
-    "--precision",
-    type=click.Choice(["int8", "fp16", "fp32"]),
-    help="Of all layers.  [as the graph says]",
+@section(
+    "What to estimate",
+    click.option("--device", metavar="NAME|FILE", default="host", help="The target.  [host]"),
+    click.option("--batch", type=COUNT, metavar="N", help="Batch size.  [1]"),
+    click.option(
+        "--precision",
+        type=click.Choice(["int8", "fp16", "fp32"]),
+        help="Of all layers.  [as the graph says]",
+    ),
+    click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Input shapes."),
 )
-@click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Input shapes.")
-@click.option("--top", type=COUNT, metavar="N", help="Rows of each table.  [10]")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Save all layers as JSON.")
-@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-@OUTPUT
+@section(
+    "Output",
+    click.option("--top", type=COUNT, metavar="N", help="Rows of each table.  [10]"),
+    click.option("-o", "--output", type=FILE, metavar="FILE", help="Save all layers as JSON."),
+    click.option("--force", is_flag=True, help="Overwrite a file that exists."),
+    OUTPUT,
+)
 def estimate(model: Path, **flags: Any) -> None:
     """Estimate MODEL's time on a device nobody has here, layer by layer."""
     from graphopt.verbs_estimate import run_estimate
@@ -83,7 +90,7 @@ def estimate(model: Path, **flags: Any) -> None:
 @section(
     "How to measure",
     HOST,
-    click.option("--threads", type=COUNT, metavar="N", help="ONNX Runtime's threads.  [cores]"),
+    click.option("--threads", type=THREADS, metavar="N", help="ONNX Runtime's threads.  [cores]"),
     click.option("--warm-up", type=TIME, default=200, metavar="MS", help="Dropped.  [200]"),
     click.option("--duration", type=TIME, default=3, metavar="S", help="At least.  [3]"),
     click.option("--iterations", type=COUNT, default=10, metavar="N", help="At least.  [10]"),
@@ -116,9 +123,12 @@ def schema(name: str | None, **flags: Any) -> None:
     run_schema(name, console(flags))
 
 
-@click.command()
+@click.command(short_help="Write the report of a build: one HTML page.")
 @click.argument("folder", type=FILE, metavar="DIR")
 @click.option("--baseline", type=FILE, metavar="DIR", help="Show another build's figures beside.")
+@click.option("--history", type=FILE, metavar="FILE", help="Show the builds before, from there.")
+@click.option("--label", type=TEXT, metavar="NAME", help="What they go by there.  [the model's]")
+@click.option("--no-images", is_flag=True, help="Leave out the images it was calibrated on.")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="[DIR/report.html]")
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 @OUTPUT
@@ -175,7 +185,7 @@ PERCENT = Percent()
         help="A model or engine, a build's folder, a run's JSON; or with --history NAME, "
         "branch:NAME, last-good.",
     ),
-    click.option("--batch", type=COUNT, metavar="N", help="Items in one run.  [1]"),
+    click.option("--batch", type=COUNT, metavar="N", help="Batch size.  [1]"),
     click.option("--opt-shapes", multiple=True, metavar="IN:8x3x…", help="Input shapes."),
     HOST,
     click.option("--recipe", type=FILE, metavar="FILE.toml", help="Limits and data from a file."),
@@ -200,9 +210,7 @@ PERCENT = Percent()
 @section(
     "Measuring",
     click.option("--budget", type=LIMIT, metavar="S", help="At most.  [60; with trtexec 600]"),
-    click.option(
-        "--threads", type=click.IntRange(1, 1024), metavar="N", help="Of ONNX Runtime.  [1]"
-    ),
+    click.option("--threads", type=THREADS, metavar="N", help="ONNX Runtime's threads.  [1]"),
 )
 @section(
     "Output",
@@ -222,4 +230,4 @@ def check(candidate: Path, **flags: Any) -> None:
     run_check(candidate, flags, console(flags))
 
 
-MEASURING: Sequence[click.Command] = (estimate, profile, check, schema, report, history)
+MEASURING: Sequence[click.Command] = (estimate, profile, check, history, report, schema)

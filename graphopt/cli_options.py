@@ -73,6 +73,7 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
 
 FILE, TEXT, COUNTS = Name(Path), Name(), Counts()
 COUNT, NATURAL = click.IntRange(min=1), click.IntRange(min=0)
+THREADS = click.IntRange(1, 1024)
 POINTS, TIME = Number(min=0, max=100), Number(min=0)
 DECIBELS = Number(min=0, max=200)
 LIMIT = Number(min=0, min_open=True, max=1_000_000)
@@ -112,6 +113,33 @@ def section(title: str, *decorators: Callable[[Command], Command]) -> Callable[[
         return command
 
     return apply
+
+
+class Group(click.Group):
+    """Keeps verbs in the order a user meets them, and suggests the nearest for a typing error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the verbs as they were defined."""
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take no words for a question."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a verb, or say which one may have been meant."""
+        from graphopt.registry import did_you_mean
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as problem:
+            if not args or args[0] in self.commands or args[0].startswith("-"):
+                raise
+            # In our words: what click says of it differs from version to version.
+            hint = did_you_mean(args[0], self.commands)
+            raise click.UsageError(f"no such verb '{args[0]}'{hint}", ctx) from problem
 
 
 class Sectioned(click.Command):
@@ -363,7 +391,12 @@ PUBLISH = section(
     click.option("--history", type=FILE, metavar="FILE", help="Add this run to a history."),
     click.option("--label", type=TEXT, metavar="NAME", help="Goes by NAME there.  [the file's]"),
     click.option("--junit", type=FILE, metavar="FILE", help="Write a test report, JUnit XML."),
-    click.option("--metrics", type=FILE, metavar="FILE", help="Write flat figures: JSON; a .txt, OpenMetrics."),
+    click.option(
+        "--metrics",
+        type=FILE,
+        metavar="FILE",
+        help="Write flat figures: JSON; a .txt, OpenMetrics.",
+    ),
     click.option("--bmf", type=FILE, metavar="FILE", help="Write Bencher Metric Format."),
     click.option("--summary", type=FILE, metavar="FILE", help="Add a summary, Markdown."),
     click.option("--ci", metavar="NAME", help="auto, github, gitlab, off.  [auto]"),

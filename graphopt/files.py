@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from graphopt.errors import OutputError, UsageError
 
@@ -31,6 +32,10 @@ def output_error(path: Path, problem: OSError) -> OutputError:
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"may not write {path}: {problem.strerror}; choose another -o")
     return OutputError(f"cannot write {path}: {problem.strerror or problem}")
+
+
+_OWN = re.compile(r"/dev/(stdin|stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]{1,9})")
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/)?[^/]+|/proc/[^/]+/fd/[^/]+")
 
 
 @contextmanager
@@ -100,8 +105,38 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise output_error(target, problem) from problem
 
 
+def is_stream(path: Path) -> bool:
+    """Return whether ``path`` is a pipe or a device, in whose place a rename would put a file.
+
+    ``/dev/stdout`` is one even where a shell has put a file behind it.
+    """
+    if _DESCRIPTOR.fullmatch(str(path.absolute())):
+        return True
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _stream(path: Path) -> IO[bytes]:
+    """Open a pipe or a device; of this process's own descriptors the same, at its place."""
+    found = _OWN.fullmatch(str(path.absolute()))
+    if found is None:
+        return path.open("ab")
+    names = {"stdin": 0, "stdout": 1, "stderr": 2}
+    return os.fdopen(os.dup(names[found[1]] if found[1] in names else int(found[2])), "wb")
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write ``data`` to ``path`` atomically and return the path."""
+    """Write ``data`` to ``path`` atomically and return the path.
+
+    A pipe or a device is written into: see :func:`is_stream`.
+    """
+    target = Path(path)
+    if is_stream(target):
+        try:
+            with _stream(target) as stream:
+                stream.write(data)
+        except OSError as problem:
+            raise output_error(target, problem) from problem
+        return target
     with atomic_path(path) as beside:
         beside.write_bytes(data)
     return Path(path)

@@ -15,8 +15,8 @@ from graphopt.errors import UnsupportedModelError
 from graphopt.machine import cpu_count
 from graphopt.model import Feeds, Model
 from graphopt.profiles import LatencyProfile
-from graphopt.profiles.interleave import Open, Shape, local, no_garbage_collection, take_turns
-from graphopt.profiles.latency import environment
+from graphopt.profiles.interleave import Open, Shape, local, take_turns
+from graphopt.profiles.latency import environment, no_garbage_collection
 from graphopt.profiles.regression import CONFIDENCE, Round, Verdict, judge
 from graphopt.runtime import open_session, timing_options
 from graphopt.verify import Fidelity, compare, opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -329,11 +329,6 @@ class Model:
     def inputs(self) -> dict[str, tuple[Any, Shape]]:
         """Return name -> (dtype, shape) of the graph inputs."""
         return {t.name: (t.dtype, tuple(t.shape or ())) for t in self.graph.inputs}
-
-    def with_properties(self, **properties: str) -> Model:
-        """Return a model that shares this graph, with metadata properties added or replaced."""
-        merged = {**dict(self.metadata.properties), **properties}
-        return Model(self.graph, replace(self.metadata, properties=tuple(merged.items())))
 
 
 def merge_shapes(old: list[Any] | None, new: list[Any]) -> list[Any]:

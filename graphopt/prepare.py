@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graphopt.calibrators.sources import load_table
 from graphopt.console import Console
-from graphopt.data import load_preprocess
+from graphopt.data import Dataset, load_preprocess
 from graphopt.engine_options import (
     check_build,
     check_engine,
@@ -69,10 +69,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     device = _device(recipe, make, report, ui)
     if recipe.weights.sparsity is not None:
         check_sparsity(parse_sparsity(recipe.weights.sparsity), device)
-    engine, reason = _engine(request, device, make)
-    reason = reason.removeprefix(f"{engine.name}: ")
-    report.decide("engine", engine.name, reason)
-    ui.info(f"engine {engine.name}: {reason}")
+    engine = _engine(request, device, make, report, ui)
     if request.build_engine:
         check_engine(recipe, engine)
     target = choose_target(recipe, engine, device, built=request.build_engine)
@@ -88,11 +85,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     evaluation = open_evaluation(model, recipe, preprocess, calibration, report, ui)
     done_before = (calibration or evaluation).preprocess
     report.source["preprocessing"] = None if done_before is None else done_before.to_json()
-    align = recipe.prune.align
-    if align is None and recipe.prune.asked and recipe.prune.plan is None:
-        align, why = choose_align(model, recipe, device)
-        report.decide("align", str(align), why)
-        ui.info(f"align {align}: {why}")
+    align = _align(model, recipe, device, report, ui)
     shapes = choose_shapes(model, recipe, evaluation, report, ui)
     more = more_profiles(model, recipe, shapes)
     if target.dla is not None:
@@ -101,14 +94,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     for warning in doubts(calibration, evaluation):
         ui.warn(warning)
     model = fit_opset(model, target, report, ui)
-    unrunnable = _custom_ops_refused(request, model, engine)
-    if unrunnable:
-        report.decide("verification", "none", unrunnable)
-        ui.warn(f"nothing is verified or timed: {unrunnable}")
-    else:
-        for warning in check_scale(model, calibration or evaluation):
-            ui.warn(warning)
-        try_out(request, evaluation, ui)
+    unrunnable = _tried_out(request, model, engine, calibration, evaluation, report, ui)
     pruning = decide_pruning(recipe, calibration, bool(unrunnable), report, ui)
     if target.quantization == "implicit":
         refuse_explicit(recipe)
@@ -141,6 +127,39 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     if request.build_engine:
         check_build(engine, model, plan.options)
     return plan
+
+
+def _tried_out(
+    request: Request,
+    model: Model,
+    engine: Engine,
+    calibration: Dataset | None,
+    evaluation: Dataset,
+    report: Report,
+    ui: Console,
+) -> str:
+    """Run the model once on what it will be verified with; return why it cannot, or nothing."""
+    unrunnable = _custom_ops_refused(request, model, engine)
+    if unrunnable:
+        report.decide("verification", "none", unrunnable)
+        ui.warn(f"nothing is verified or timed: {unrunnable}")
+        return unrunnable
+    for warning in check_scale(model, calibration or evaluation):
+        ui.warn(warning)
+    try_out(request, evaluation, ui)
+    return ""
+
+
+def _align(
+    model: Model, recipe: Recipe, device: DeviceProfile, report: Report, ui: Console
+) -> int | None:
+    """Return the multiple that widths are kept at; one that is chosen is told."""
+    if recipe.prune.align is not None or not recipe.prune.asked or recipe.prune.plan is not None:
+        return recipe.prune.align
+    align, why = choose_align(model, recipe, device)
+    report.decide("align", str(align), why)
+    ui.info(f"align {align}: {why}")
+    return align
 
 
 def _original(recipe: Recipe, model: Model) -> Model | None:
@@ -298,7 +317,18 @@ def _custom_ops_refused(request: Request, model: Model, engine: Engine) -> str:
         return lacks
 
 
-def _engine(request: Request, device: DeviceProfile, make: Make) -> tuple[Engine, str]:
+def _engine(
+    request: Request, device: DeviceProfile, make: Make, report: Report, ui: Console
+) -> Engine:
+    """Choose the engine, and say why."""
+    engine, reason = _chosen(request, device, make)
+    reason = reason.removeprefix(f"{engine.name}: ")
+    report.decide("engine", engine.name, reason)
+    ui.info(f"engine {engine.name}: {reason}")
+    return engine
+
+
+def _chosen(request: Request, device: DeviceProfile, make: Make) -> tuple[Engine, str]:
     """Choose what builds; where nothing is built, what the Q/DQ is placed for."""
     recipe = request.recipe
     name = engine_name(recipe)

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from graphopt.errors import UsageError
-from graphopt.profiles.comparable import fingerprint
 from graphopt.profiles.run import Better, Figure, Gate, Run
+from graphopt.profiles.state import fingerprint
 from graphopt.vcs import now, place
 
 BEFORE, FP32 = "before", "fp32"

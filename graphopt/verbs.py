@@ -276,28 +276,6 @@ def _by_trtexec(
     return data, lambda _: next(values), batch
 
 
-def run_devices(ui: Console) -> None:
-    """``graphopt devices``."""
-    from graphopt.profiles import devices, load_device
-
-    known = [load_device(name) for name in devices()]
-    if ui.json:
-        ui.raw(dump_json([d.to_json() for d in known]))
-        return
-    rows = [
-        [
-            d.name,
-            f"{d.sm[0]}.{d.sm[1]}" if d.sm else "-",
-            f"{d.memory_gb:g} GB" if d.memory_gb else "-",
-            str(d.dla or "-"),
-            " ".join(d.precisions),
-            d.title,
-        ]
-        for d in known
-    ]
-    ui.table("", ["name", "SM", "memory", "DLA", "precisions", "what"], rows)
-
-
 def run_engines(ui: Console) -> None:
     """``graphopt engines``."""
     from graphopt.engines import ENGINES

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphopt.check.words import advice, allowed, found, reasons, told
 from graphopt.console import Console
 from graphopt.errors import GateError, InconclusiveError, UsageError
 from graphopt.files import dump_json, write_text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphopt.check.conclude import Checked
     from graphopt.check.gates import Judged
     from graphopt.check.request import Request
-    from graphopt.profiles.run import Gate, Run
+    from graphopt.profiles.run import Run
 
 _LIMITS = (
     "max_regression",
@@ -45,6 +45,10 @@ def run_check(candidate: Path, flags: dict[str, Any], ui: Console) -> None:
     request = request_of(candidate, flags)
     if flags["store"] is not None and flags["history"] is None:
         raise UsageError("--store puts a baseline into a history: give --history FILE")
+    if flags["store"] is not None:
+        from graphopt.profiles.history import check_name
+
+        check_name(flags["store"])  # now, and not once all is measured
     base = Path(flags["baseline"])
     if flags["output"] is not None:
         refuse_overwrite(flags["output"], flags["force"], keep=[candidate, base])
@@ -109,7 +113,7 @@ def _show(done: Checked, ui: Console) -> None:
 def _row(judged: Judged) -> list[str]:
     gate = judged.gate
     sides = [_amount(value, judged.unit) for value in (judged.base, judged.cand)]
-    return [gate.name, *sides, _found(gate), _allowed(gate), gate.status]
+    return [gate.name, *sides, found(gate), allowed(gate), gate.status]
 
 
 def _amount(value: float | None, unit: str) -> str:
@@ -118,70 +122,49 @@ def _amount(value: float | None, unit: str) -> str:
     return "-" if value is None else amount(value, unit)
 
 
-def _found(gate: Gate) -> str:
-    """Return what was found, with its interval."""
-    if gate.name == "outputs":
-        return "alike" if gate.status == "pass" else "other"
-    if gate.value is None:
-        return gate.note if gate.note == "identical" else "-"
-    signed = gate.unit == "%"
-    text = f"{gate.value:{'+' if signed else ''}.2f} {gate.unit}"
-    if gate.low is None and gate.high is None:
-        return text
-    ends = ["?" if v is None else f"{v:{'+' if signed else ''}.2f}" for v in (gate.low, gate.high)]
-    return f"{text} ({ends[0]} to {ends[1]})"
-
-
-def _allowed(gate: Gate) -> str:
-    if gate.name == "outputs":
-        return "alike"
-    sign = "-" if gate.name == "max-throughput-drop" else ""
-    bound = "at least " if gate.name == "min-sqnr" else ""
-    return f"{bound}{sign}{gate.limit:g} {gate.unit}".rstrip()
-
-
 def _line(run: Run) -> str:
-    first = run.gates[0]
-    told = f"{first.metric} {_found(first)}, limit {_allowed(first)}"
-    if run.status == "pass":
-        return f"pass: {told}"
-    others = ", ".join(gate.name for gate in run.gates if gate.status == run.status)
-    return f"{run.status}: {others}; {told}"
+    """Return the verdict: of what passed the median, else what did not pass."""
+    status = run.status
+    if status == "pass":
+        return f"pass: {told(run.gates[0])}"
+    return f"{status}: {reasons(run.gates, status)}"
 
 
 def _publish(run: Run, flags: Mapping[str, Any], ui: Console) -> None:
     """Publish, and make the run a baseline where it passed and was to be one."""
-    if flags["store"] is None:
-        publish(run, flags, ui)
+    number = publish(run, flags, ui)
+    if flags["store"] is None or number is None:  # a gate's error comes, and it was not added
+        return
+    if run.status != "pass":
+        ui.info("it did not pass, and is no baseline")
         return
     from graphopt.profiles.history import History
-    from graphopt.runs import stamped
 
-    publish(run, {**flags, "history": None}, ui)
-    run = stamped(run)
-    if flags["label"]:
-        run = replace(run, subject=flags["label"])
     with History.open(flags["history"]) as history:
-        number = history.add(run)
-        if run.status == "pass":
-            history.set_baseline(flags["store"], number)
+        history.set_baseline(flags["store"], number)
     where = one_line(flags["history"])
-    if run.status == "pass":
-        ui.info(f"run {number} of {where} is the baseline '{one_line(flags['store'])}' now")
-    else:
-        ui.info(f"added to {where} as run {number}; it did not pass, and is no baseline")
+    ui.info(f"run {number} of {where} is the baseline '{one_line(flags['store'])}' now")
 
 
 def _conclude(done: Checked) -> None:
-    from graphopt.check.gates import reasons
-
-    failed = reasons(done.run.gates, "fail")
+    gates = done.run.gates
+    failed = reasons(gates, "fail")
     if failed:
-        raise GateError(f"check failed: {failed}")
-    unsure = reasons(done.run.gates, "inconclusive")
+        raise GateError(f"check failed: {failed}", hint=advice(gates, "fail"))
+    unsure = reasons(gates, "inconclusive")
     if unsure:
-        more = "more time (--budget SECONDS)" if done.interleaved else "the baseline's own file"
-        raise InconclusiveError(
-            f"check cannot tell: {unsure}",
-            hint=f"give it {more}, a wider limit, or a quieter machine",
-        )
+        raise InconclusiveError(f"check cannot tell: {unsure}", hint=_what_next(done))
+
+
+def _what_next(done: Checked) -> str:
+    """Return what may decide it; time alone only where time was what ran out."""
+    more = []
+    timed = [gate for gate in done.run.gates if gate.status == "inconclusive" and gate.value]
+    if not timed:
+        return ""
+    if not done.interleaved:
+        more = ["give the baseline's own file: two files run by turns, which tells far more"]
+    else:
+        more = [f"give it more time: --budget {done.budget_s}"]
+    more.append("a quieter machine or a wider limit decides sooner")
+    return "\n".join([advice(done.run.gates, "inconclusive"), "; ".join(more)]).strip()

@@ -135,8 +135,8 @@ def tell(model: Model, device: DeviceProfile, precision: str | None, shapes: Sha
     from graphopt.channels import analyze
     from graphopt.channels.allocation import CostModel
     from graphopt.channels.allocation.speed import steps
-    from graphopt.profiles.layers import BYTES
     from graphopt.profiles.roofline import estimate
+    from graphopt.profiles.roofline.layers import BYTES
 
     asked = estimate(model, device, precision=precision, shapes=shapes)
     each = {
@@ -231,11 +231,13 @@ def show(name: str, told: Told, top: int, ui: Console) -> None:
     for note in asked.notes:
         ui.result(f"  note: {note}")
     ranked = sorted(asked.layers, key=lambda layer: -layer.ms)
-    ui.table(
-        f"estimate: what costs most, {min(top, len(ranked))} of {counted(len(ranked), 'kernel')}",
-        ["layer", "op", "precision", "MACs", "bytes", "ms", "share", "bound by"],
-        [_layer(layer, asked.ms) for layer in ranked[:top]],
-    )
+    if ranked:
+        most = f"{min(top, len(ranked))} of {counted(len(ranked), 'kernel')}"
+        ui.table(
+            f"estimate: what costs most, {most}",
+            ["layer", "op", "precision", "MACs", "bytes", "ms", "share", "bound by"],
+            [_layer(layer, asked.ms) for layer in ranked[:top]],
+        )
     _show_steps(told, top, ui)
     _show_fp16(told, top, ui)
     for line in _fitted(asked.device):
@@ -248,7 +250,7 @@ def _total(precision: str, found: Estimate) -> list[str]:
         precision,
         f"{found.ms:.3f}",
         f"{found.low_ms:.3f} to {found.high_ms:.3f}",
-        f"{found.throughput:.0f}",
+        f"{found.throughput:.0f}" if found.ms else "-",
         str(len(found.layers)),
         f"{100 * floor / found.ms:.0f} %" if found.ms else "-",
     ]
@@ -309,7 +311,7 @@ def _show_fp16(told: Told, top: int, ui: Console) -> None:
                 one_line(f.layer.name, 60),
                 f"{f.layer.ms:.4f}",
                 f"{f.fp16_ms:.4f}",
-                f"{round(f.added_ms, 4) + 0.0:+.4f}",  # never -0
+                _added(f.added_ms),
                 f.layer.bound,
             ]
             for f in told.fp16[:top]
@@ -318,13 +320,17 @@ def _show_fp16(told: Told, top: int, ui: Console) -> None:
     ui.result(
         f"  of {counted(len(told.fp16), 'layer')}, {bound} are not bound by computing in INT8; "
         f"{len(free)} take at most {100 * NOTHING:.0f} % longer in FP16 "
-        f"({sum(f.added_ms for f in free):+.4f} ms together); changes of format between the two "
+        f"({_added(sum(f.added_ms for f in free))} ms together); changes of format between the two "
         "are not counted"
     )
 
 
+def _added(ms: float) -> str:
+    return f"{round(ms, 4) + 0.0:+.4f}"  # never -0
+
+
 def _fitted(device: str) -> list[str]:
-    from graphopt.profiles.anchors import fit
+    from graphopt.profiles.roofline.anchors import fit
 
     known = fit()
     mine = {name: error for name, error in known.errors.items() if name.split()[0] == device}

@@ -13,6 +13,7 @@ from graphopt.console import Console
 from graphopt.errors import OutputExistsError, UsageError
 from graphopt.files import atomic_path, dump_json
 from graphopt.profiles.history import Column, Entry, History, Query
+from graphopt.publish.words import amount
 from graphopt.registry import did_you_mean
 from graphopt.wording import counted, one_line
 
@@ -50,9 +51,7 @@ def run_list(file: Path, flags: Mapping[str, Any], ui: Console) -> None:
 def run_show(file: Path, ref: str, flags: Mapping[str, Any], ui: Console) -> None:
     """``graphopt history show``: all of one run."""
     with History.open(file, write=False) as history:
-        number, run = history.baseline(
-            f"run:{ref}" if ref.isdecimal() else ref, subject=flags["subject"]
-        )
+        number, run = history.baseline(_ref(ref), subject=flags["subject"])
     if ui.json:
         ui.raw(dump_json({**run.to_json(), "id": number}))
         return
@@ -67,43 +66,70 @@ def run_baseline(
         raise UsageError("--remove takes the NAME of a baseline only")
     with History.open(file, write=_existing(file, ref is not None or flags["remove"])) as history:
         if flags["remove"]:
-            if name is None:
-                raise UsageError("--remove needs the NAME of a baseline")
-            if not history.drop_baseline(name, flags["subject"]):
-                known = [n for n, _, _ in history.baselines()]
-                raise UsageError(f"no baseline '{name}' in {file}{did_you_mean(name, known)}")
-            ui.result(f"'{name}' is no baseline any more; its run stays")
+            _forget_baseline(history, name, flags["subject"], ui)
         elif ref is not None and name is not None:
-            number, run = history.baseline(
-                f"run:{ref}" if ref.isdecimal() else ref, subject=flags["subject"]
-            )
+            number, run = history.baseline(_ref(ref), subject=flags["subject"])
             history.set_baseline(name, number)
-            ui.result(f"'{name}' of '{one_line(run.subject, 60)}' is run {number}")
-        else:
-            found = [b for b in history.baselines() if name in (None, b[0])]
             if ui.json:
-                ui.raw(dump_json([dict(zip(("name", "subject", "run"), b)) for b in found]))  # noqa: B905
-            elif found:
-                rows = [[one_line(n, 60), one_line(s, 60), str(run)] for n, s, run in found]
-                ui.table("", ["baseline", "subject", "run"], rows)
+                ui.raw(dump_json({"name": name, "subject": run.subject, "run": number}))
             else:
-                ui.result(
-                    f"no baseline in {file}; set one: graphopt history baseline FILE NAME RUN"
-                )
+                ui.result(f"'{name}' of '{one_line(run.subject, 60)}' is run {number}")
+        else:
+            _list_baselines(history, name, flags["subject"], ui)
+
+
+def _forget_baseline(history: History, name: str | None, subject: str | None, ui: Console) -> None:
+    if name is None:
+        raise UsageError("--remove needs the NAME of a baseline")
+    gone = history.drop_baseline(name, subject)
+    if not gone:
+        known = [n for n, _, _ in history.baselines()]
+        raise UsageError(
+            f"no baseline '{one_line(name, 60)}' in {history.path}{did_you_mean(name, known)}"
+        )
+    if ui.json:
+        ui.raw(dump_json({"name": name, "removed": gone}))
+    else:
+        ui.result(f"'{one_line(name, 60)}' is no baseline any more; its run stays")
+
+
+def _list_baselines(history: History, name: str | None, subject: str | None, ui: Console) -> None:
+    found = [
+        (n, s, run)
+        for n, s, run in history.baselines()
+        if name in (None, n) and subject in (None, s)
+    ]
+    if ui.json:
+        ui.raw(dump_json([{"name": n, "subject": s, "run": run} for n, s, run in found]))
+    elif found:
+        rows = [[one_line(n, 60), one_line(s, 60), str(run)] for n, s, run in found]
+        ui.table("", ["baseline", "subject", "run"], rows)
+    else:
+        ui.result(
+            f"no baseline in {history.path}; set one: graphopt history baseline FILE NAME RUN"
+        )
+
+
+def _ref(text: str) -> str:
+    """Return what a history calls it: a bare number is that of a run."""
+    return f"run:{text}" if text.isdecimal() else text
 
 
 def run_export(file: Path, flags: Mapping[str, Any], ui: Console) -> None:
     """``graphopt history export``: runs as JSON Lines or CSV."""
-    from graphopt.profiles.history_export import csv_lines, json_lines
+    from graphopt.profiles.history.export import csv_lines, json_lines
 
     out: Path | None = flags["output"]
     suffix = "" if out is None else out.suffix.lower()
     if suffix not in ("", ".csv", ".json", ".jsonl", ".ndjson"):
         raise UsageError(f"an export ends in .csv or .jsonl, not in {suffix}")
+    kind = {"": flags["format"] or "json", ".csv": "csv"}.get(suffix, "json")
+    if flags["format"] not in (None, kind):
+        raise UsageError(f"--format {flags['format']} and {one_line(out)} are at odds: leave one")
     refuse_overwrite(out, flags["force"])
     with History.open(file, write=False) as history:
         lines: Iterable[str]
-        if suffix == ".csv" or flags["format"] == "csv":
+        if kind == "csv":
             lines = csv_lines(history, query_of(flags))
         else:
             lines = json_lines(history, query_of(flags))
@@ -115,21 +141,42 @@ def run_export(file: Path, flags: Mapping[str, Any], ui: Console) -> None:
             # A branch's name may hold what is no UTF-8; JSON has it escaped already.
             for line in lines:
                 stream.write(line.encode("utf-8", "backslashreplace").decode())
-    ui.result(f"wrote {out}")
+    if ui.json:
+        ui.raw(dump_json({"output": str(out)}))
+    else:
+        ui.result(f"wrote {out}")
 
 
 def run_import(file: Path, sources: Sequence[Path], ui: Console) -> None:
     """``graphopt history import``: add the runs of other histories that are not there yet."""
-    from graphopt.profiles.history_export import read_runs
+    from graphopt.profiles.history.export import is_history, read_runs
 
+    for source in sources:  # before a file is made
+        if not source.is_file():
+            raise UsageError(f"no such file: {one_line(source)}")
+        if file.exists() and source.samefile(file):
+            raise UsageError(f"{one_line(source)} is the history itself")
     added = present = 0
     with History.open(file) as history:
         for source in sources:
-            if source.resolve() == file.resolve():
-                raise UsageError(f"{source} is the history itself")
             new, old = history.add_missing(read_runs(source))
             added, present = added + new, present + old
-    ui.result(f"added {counted(added, 'run')} to {file}; {present} were there")
+    if ui.json:
+        ui.raw(dump_json({"added": added, "present": present}))
+    else:
+        ui.result(f"added {counted(added, 'run')} to {file}; {present} were there")
+    for source in sources:
+        if is_history(source):
+            with History.open(source, write=False) as other:
+                named = other.baselines()
+            if named:
+                told = ", ".join(
+                    f"'{one_line(n, 40)}' (run {run} there)" for n, _, run in named[:5]
+                )
+                ui.info(
+                    f"baselines of {one_line(source)} were not taken: {told}; "
+                    "set them by graphopt history baseline"
+                )
 
 
 def run_prune(file: Path, flags: Mapping[str, Any], ui: Console) -> None:
@@ -205,7 +252,9 @@ def _row(entry: Entry, figures: Mapping[int, tuple[float, str]]) -> list[str]:
 
 
 def _with_unit(value: float, unit: str) -> str:
-    return f"{value:.5g} {one_line(unit, 12)}".strip()
+    if unit in ("bytes", "%", "points", "dB"):
+        return amount(value, unit)
+    return f"{value:.5g} {one_line(unit, 12)}".strip()  # of latencies the fifth digit still tells
 
 
 def _show(number: int, run: Run, ui: Console) -> None:

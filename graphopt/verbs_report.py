@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.console import Console
-from graphopt.errors import OutputExistsError
+from graphopt.errors import OutputExistsError, UsageError
 from graphopt.files import dump_json, write_text
 from graphopt.verbs import refuse_overwrite
 
@@ -24,8 +24,16 @@ def run_report(folder: Path, flags: dict[str, Any], ui: Console) -> None:
     listed = {one.text("path") for one in built.raw.objects("artifacts")} | {"report.json"}
     if target.name in listed and target.resolve().parent == folder.resolve():
         raise OutputExistsError(f"{target} is part of the build: use another -o")
+    if flags["label"] is not None and flags["history"] is None:
+        raise UsageError("--label is a name in a history: give --history too")
     refuse_overwrite(target, flags["force"])
-    page = page_of(built, baseline)
+    page = page_of(
+        built,
+        baseline,
+        pictures=not flags["no_images"],
+        history=flags["history"],
+        subject=flags["label"],
+    )
     text = render(page)
     write_text(target, text)
     if ui.json:

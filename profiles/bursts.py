@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from graphopt.errors import EnvironmentProblem
+
 # ONNX Runtime's, CUDA's, PyCUDA's, TensorRT's and C++'s words for it.
 _MEMORY = re.compile(
     r"out of memory|out.?of.?memory|bad_alloc|bad allocation|failed to allocate|"
@@ -49,18 +51,6 @@ class Timer(Protocol):
         """Run for at least so long, and so many times on each stream; at least once."""
 
 
-class Timeable(Protocol):
-    """What a session can also do: time several points, and several runs at a time."""
-
-    def timer(self, feeds: Mapping[str, object], /, *, streams: int = 1) -> Timer:
-        """Make one batch ready on some streams.
-
-        Raises:
-            UsageError: the session does not take this batch.
-            EnvironmentProblem: so many streams are not possible, or the memory is not enough.
-        """
-
-
 @dataclass(slots=True)
 class Threads:
     """A point that is run by a thread for each stream, timed by the clock.
@@ -81,15 +71,18 @@ class Threads:
 
     def burst(self, seconds: float, runs: int, /) -> Burst:
         """See :class:`Timer`; what a thread raises is raised here, once all have ended."""
+        stop = threading.Event()
         start = self.clock()
-        found = together(self.streams, lambda: self._one(seconds, runs))
+        found = together(self.streams, lambda: self._one(seconds, runs, stop), stop)
         wall = (self.clock() - start) / 1e6
         return Burst(tuple(s for each in found for s in each), wall)
 
-    def _one(self, seconds: float, runs: int) -> list[float]:
-        run, clock, times = self.run, self.clock, list[float]()
+    def _one(self, seconds: float, runs: int, stop: threading.Event) -> list[float]:
+        run, clock, times, stopped = self.run, self.clock, list[float](), stop.is_set
         begun = now = clock()
-        while not times or len(times) < runs or now - begun < seconds * 1e9:
+        while not times or (
+            (len(times) < runs or now - begun < seconds * 1e9) and not stopped()
+        ):
             before = clock()
             run()
             now = clock()
@@ -97,14 +90,25 @@ class Threads:
         return times
 
 
-def together(count: int, work: Callable[[], Answer]) -> Sequence[Answer]:
+def together(
+    count: int, work: Callable[[], Answer], stop: threading.Event | None = None
+) -> Sequence[Answer]:
     """Call ``work`` in so many threads that begin at once; here, where it is one.
 
+    No thread outlives the call, or it would run on in a runtime that is being closed.
+
+    Args:
+        count: threads.
+        work: what each does.
+        stop: set once one of them has failed, or this thread was interrupted.
+
     Raises:
+        EnvironmentProblem: the system starts no more threads.
         BaseException: the first that one of them raised, after all have ended.
     """
     if count == 1:
         return [work()]
+    stop = stop or threading.Event()
     gate = threading.Barrier(count)
     answers: list[Answer] = []
     problems: list[BaseException] = []
@@ -115,12 +119,26 @@ def together(count: int, work: Callable[[], Answer]) -> Sequence[Answer]:
             answers.append(work())
         except BaseException as problem:  # noqa: BLE001 - raised again, in the thread that asked
             problems.append(problem)
+            stop.set()
 
     threads = [threading.Thread(target=begin, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    started: list[threading.Thread] = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+        for thread in threads:
+            thread.join()
+    except RuntimeError as problem:
+        raise EnvironmentProblem(
+            f"{count} streams: this system starts no more than {len(started)} threads; take fewer"
+        ) from problem
+    finally:
+        stop.set()
+        if len(started) < count:
+            gate.abort()
+        for thread in started:
+            thread.join()
     if problems:
         raise problems[0]
     return answers

@@ -88,6 +88,7 @@ class DeviceProfile:
         power_modes: name -> what it limits.
         mode: the power mode that the figures are of; empty for those of the file.
         efficiency: the share of the peaks that kernels attain, where it was measured.
+        depthwise: the share of the fp32 peak that depthwise convolutions attain, likewise.
         launch_us: microseconds that any kernel takes, where it was measured.
         sparsity: whether kernels for 2:4 sparse weights run on its GPU; None: told by ``sm``.
         notes: lines for people to read.
@@ -115,6 +116,7 @@ class DeviceProfile:
     power_modes: Mapping[str, PowerMode] = field(default_factory=dict)
     mode: str = ""
     efficiency: float | None = None
+    depthwise: float | None = None
     launch_us: float | None = None
     dla_explicit: bool = False
     sparsity: bool | None = None
@@ -228,9 +230,9 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
 
 
 def split_mode(text: str) -> tuple[str, str | None]:
-    """Return a device and its power mode, which is None where none is named.
+    r"""Return a device and its power mode, which is None where none is named.
 
-    ``C:\\x.toml`` names a drive and no mode, and an existing file is one whatever it is called.
+    ``C:\x.toml`` names a drive and no mode, and an existing file is one whatever it is called.
     """
     device, colon, mode = text.rpartition(":")
     if not colon or not device or is_path(mode):
@@ -249,18 +251,25 @@ def is_path(text: str) -> bool:
     return text.lower().endswith(".toml") or "/" in text or "\\" in text
 
 
-def base_file(name: str) -> Any:
-    """Return the file of a device of ours, as a traversable resource.
+def known_name(text: str) -> str:
+    """Return the name of a device as its file has it: of ``Xavier``, ``jetson-agx-xavier``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no device has that name.
     """
+    name = text.strip().lower().replace("_", "-").replace(" ", "-")
+    name = ALIASES.get(name, name)
     known = devices()
-    if name not in known or name == "host":
+    if name not in known:
         raise UsageError(
-            f"unknown device '{name}'{did_you_mean(name, [*known, *ALIASES])}; "
+            f"unknown device '{text}'{did_you_mean(name, [*known, *ALIASES])}; "
             f"known: {', '.join(known)}, or a .toml file of your own"
         )
+    return name
+
+
+def own_file(name: str) -> Any:
+    """Return the file of a device of ours, a traversable resource."""
     return _folder().joinpath(f"{name}.toml")
 
 
@@ -269,17 +278,12 @@ def _load(text: str) -> DeviceProfile:
 
     if is_path(text):
         return read_device(Path(text), where=text)
-    name = text.strip().lower().replace("_", "-").replace(" ", "-")
-    name = ALIASES.get(name, name)
+    name = known_name(text)
     if name == "host":
         from graphopt.profiles.host import host
 
         return host()
-    try:
-        found = base_file(name)
-    except UsageError as problem:
-        raise UsageError(str(problem).replace(f"'{name}'", f"'{text}'", 1)) from None
-    with resources.as_file(found) as file:
+    with resources.as_file(own_file(name)) as file:
         return read_device(file, where=file.name)
 
 

@@ -8,7 +8,6 @@ still suffer from the other model's caches and threads.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +18,23 @@ from statistics import median
 from typing import Protocol, TypeAlias
 
 from graphopt.errors import EnvironmentProblem, UsageError
-from graphopt.profiles.regression import CONFIDENCE, LIMIT, Round, Verdict, judge, percent
+from graphopt.profiles.latency import no_garbage_collection
+from graphopt.profiles.regression import CONFIDENCE, LIMIT, Round, Verdict, judge
 from graphopt.wording import counted
 
 # Looks at the data: after this many openings, then after half as many again, and so on.
 _FIRST, _GROWTH = 8, 1.5
+_OPENINGS = 60
 # A block of runs takes at least this long, and has at least so many runs, unless one run is long.
 _BLOCK_MS, _BLOCK_RUNS, _LONG_BLOCK_MS = 5.0, 5, 100.0
-_DROPPED = 2
+_TAIL_BLOCK_MS = 250.0
+# Runs dropped before a block, where a run takes less than so many ms: the longer it takes, the less
+# of it other caches cost.
+_DROPPED = ((20.0, 2), (250.0, 1))
 _ROUNDS = 2
 # A round that takes longer than this is the only one of its opening: openings tell more.
 _LONG_ROUND_MS = 500.0
-# Warm-up: windows of runs, until two in a row agree this well, or for so long.
+# Warm-up: windows of runs, until two in a row agree this well, or for so long: one long run will do
 _WINDOW, _STABLE, _WARM_MS = 3, 0.05, 250.0
 
 
@@ -89,11 +93,23 @@ class Budget:
     """
 
     seconds: float = 60.0
-    openings: int = 60
+    openings: int = _OPENINGS
 
     def __post_init__(self) -> None:
         if not self.seconds > 0 or self.openings < 1:
             raise UsageError("a budget is of more than 0 seconds and at least one opening")
+
+    @classmethod
+    def of(cls, seconds: float, usual: float) -> Budget:
+        """Return a budget whose openings grow with the time, from what is usual on.
+
+        Args:
+            seconds: what may be spent.
+            usual: what is, where nobody says otherwise.
+        """
+        if not seconds <= 1e6:
+            raise UsageError("a budget is of less than a million seconds")
+        return cls(seconds, max(_OPENINGS, int(_OPENINGS * seconds / usual)))
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -165,6 +181,7 @@ def interleave(
     decide: Callable[[Sequence[Round]], Verdict],
     clock: Callable[[], int] = time.perf_counter_ns,
     say: Callable[[str], None] = lambda _: None,
+    tail: bool = False,
 ) -> Outcome:
     """Run two models by turns until ``decide`` says pass or fail, or the budget is spent.
 
@@ -179,6 +196,8 @@ def interleave(
             out between two of them, once then. Never more often than there are looks.
         clock: nanoseconds, for the budget.
         say: takes a line about how far it is.
+        tail: whether ``decide`` looks at a high percentile, which needs many runs: blocks of long
+            runs have more of them.
 
     Raises:
         EnvironmentProblem: a run takes no time that can be told, or none that is a number.
@@ -190,7 +209,7 @@ def interleave(
     start = clock()
     with no_garbage_collection():
         for opening in range(budget.openings):
-            shape, turns = take_turns((open_base, open_cand), opening, shape)
+            shape, turns = take_turns((open_base, open_cand), opening, shape, tail=tail)
             rounds += [_paired(base, cand, opening) for base, cand in turns]
             spent = (clock() - start) / 1e9
             late = spent >= budget.seconds
@@ -200,10 +219,7 @@ def interleave(
             if verdict.status != "inconclusive":
                 stopped = "decided"
                 break
-            say(
-                f"{counted(opening + 1, 'opening')}, {spent:.1f} s: {percent(verdict.low)} to "
-                f"{percent(verdict.high)} is inconclusive"
-            )
+            say(f"{counted(opening + 1, 'opening')}, {spent:.1f} s: not decided: {verdict.why}")
             if late:
                 stopped = "seconds"
                 break
@@ -226,17 +242,17 @@ class Shape:
     rounds: int
 
     @classmethod
-    def of(cls, run_ms: float) -> Shape:
-        """Choose by how long a run of the slowest model takes."""
+    def of(cls, run_ms: float, *, tail: bool = False) -> Shape:
+        """Choose by how long a run of the slowest model takes, and whether its tail counts."""
         runs = max(_BLOCK_RUNS, math.ceil(_BLOCK_MS / run_ms))
-        runs = max(1, min(runs, int(_LONG_BLOCK_MS / run_ms)))
-        dropped = min(_DROPPED, runs)
+        runs = max(1, min(runs, int((_TAIL_BLOCK_MS if tail else _LONG_BLOCK_MS) / run_ms)))
+        dropped = min(runs, next((count for below, count in _DROPPED if run_ms < below), 0))
         long = 4 * (runs + dropped) * run_ms > _LONG_ROUND_MS
         return cls(runs, dropped, 1 if long else _ROUNDS)
 
 
 def take_turns(
-    openers: Sequence[Open], opening: int, shape: Shape | None = None
+    openers: Sequence[Open], opening: int, shape: Shape | None = None, *, tail: bool = False
 ) -> tuple[Shape, list[tuple[list[float], ...]]]:
     """Open models anew, warm them up and time them by turns, there and back: A B C C B A.
 
@@ -244,6 +260,7 @@ def take_turns(
         openers: one a model.
         opening: counted from 0; every other one opens and times them the other way round.
         shape: as the first opening returned it; None there.
+        tail: as in :func:`interleave`.
 
     Returns:
         The shape, and for each round the runs of each model, in ms, in the order they ran.
@@ -257,7 +274,7 @@ def take_turns(
         for index in there if opening % 2 == 0 else reversed(there):
             sessions[index] = stack.enter_context(openers[index]())
         warm = [_warm_up(sessions[index]) for index in there]
-        shape = shape or Shape.of(max(warm))
+        shape = shape or Shape.of(max(warm), tail=tail)
         found = []
         for turn in range(shape.rounds):
             # Whoever is last runs twice in a row, with warm caches: each is so in its turn, and
@@ -282,9 +299,11 @@ def _paired(base: Sequence[float], cand: Sequence[float], opening: int) -> Round
 
 def _warm_up(timed: Timed) -> float:
     """Run until the times agree; return how long a run takes, in ms."""
+    times = _times(timed, 1)
+    if times[0] < _WARM_MS:
+        times += _times(timed, _WINDOW - 1)
     spent, last = 0.0, math.inf
     while True:
-        times = _times(timed, _WINDOW)
         now = median(times)
         if now <= 0:
             raise EnvironmentProblem(
@@ -295,6 +314,7 @@ def _warm_up(timed: Timed) -> float:
         if abs(now - last) <= _STABLE * now or spent >= _WARM_MS:
             return now
         last = now
+        times = _times(timed, _WINDOW)
 
 
 def _times(timed: Timed, runs: int) -> list[float]:
@@ -302,16 +322,3 @@ def _times(timed: Timed, runs: int) -> list[float]:
     if len(found) != runs or not all(math.isfinite(ms) and ms >= 0 for ms in found):
         raise EnvironmentProblem(f"asked for the times of {runs} runs, got no such list")
     return found
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Keep the garbage collector off meanwhile."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

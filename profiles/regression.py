@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, median, stdev
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from graphopt.profiles._bootstrap import interval, log, percentiles, resampled, weights
 from graphopt.profiles._student import t_quantile
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 Ruling = Literal["pass", "fail", "inconclusive"]
 
@@ -36,13 +32,12 @@ LEAST_BEYOND = 5
 OFFSET = 0.02
 # From this many stored runs on they themselves tell how far apart runs are.
 LEAST_STORED = 4
-_REPLICATES = 4000
 _BATCHES = 20
 # A limit that is met exactly is met, whatever log and exp make of its last bit.
 _EXACT = 1e-9
 # exp(20) is 500 million times slower; what a few wild rounds give may be beyond any float.
 _FARTHEST = 20.0
-_CHUNK = 4_000_000
+_LOWEST, _HIGHEST = math.expm1(-_FARTHEST), math.expm1(_FARTHEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,8 @@ class Verdict:
         limit: how much slower is allowed.
         rounds: how many were judged; runs, against a stored baseline.
         openings: on how many pairs of sessions; stored runs, against a stored baseline.
-        why: one line for people.
+        why: one line for people: the figures, and where it is inconclusive the reason.
+        reason: why it is inconclusive, alone; else empty.
     """
 
     status: Ruling
@@ -109,6 +105,12 @@ class Verdict:
     rounds: int
     openings: int
     why: str
+    reason: str = ""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval: one opening tells nothing of how openings differ."""
+        return self.low > _LOWEST or self.high < _HIGHEST
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -145,8 +147,8 @@ def judge(
     values = [np.array([r.log_ratio for r in group]) for group in groups]
     rng = np.random.default_rng(seed)
     middle = float(np.median([np.median(v) for v in values]))
-    drawn = _resampled(values, rng)
-    low, high = _interval(middle, drawn, len(values), (1 - confidence) / looks)
+    drawn = resampled(values, rng)
+    low, high = interval(middle, drawn, len(values), (1 - confidence) / looks)
     few = _too_few(len(values))
     return _verdict(middle, low, high, confidence, limit, len(rounds), len(values), few, "median")
 
@@ -185,19 +187,14 @@ def judge_percentile(
         [np.concatenate([r.cand_samples for r in group]) for group in groups],
     ]
     name = f"p{q:g}"
-    weights = _weights(len(groups), np.random.default_rng(seed))
+    often = weights(len(groups), np.random.default_rng(seed))
     ones = np.ones((1, len(groups)))
-    points = [_log(_percentiles(side, q, ones)) for side in sides]
+    points = [log(percentiles(side, q, ones)) for side in sides]
     middle = float((points[1] - points[0])[0])
-    drawn = _log(_percentiles(sides[1], q, weights)) - _log(_percentiles(sides[0], q, weights))
-    low, high = _interval(middle, drawn, len(groups), (1 - confidence) / looks)
+    drawn = log(percentiles(sides[1], q, often)) - log(percentiles(sides[0], q, often))
+    low, high = interval(middle, drawn, len(groups), (1 - confidence) / looks)
     fewest = min(sum(len(part) for part in side) for side in sides)
-    needed = (
-        math.ceil(LEAST_BEYOND / (1 - q / 100)) if q >= 50 else math.ceil(LEAST_BEYOND * 100 / q)
-    )
-    few = _too_few(len(groups))
-    if fewest < needed:
-        few = f"{name} needs {needed} runs of each, and there are {fewest}"
+    few = _too_few_beyond(name, q, fewest) or _too_few(len(groups))
     return _verdict(middle, low, high, confidence, limit, len(rounds), len(groups), few, name)
 
 
@@ -256,11 +253,11 @@ def judge_stored(
         told = f"runs of different times may differ by {offset:.1%}"
     half = math.hypot(between, *of_samples)
     name = "median" if q == 50 else f"p{q:g}"
+    few = _too_few_beyond(name, q, min(len(cand), len(base[0])))
     found = _verdict(
-        middle, middle - half, middle + half, confidence, limit, len(cand), count, "", name
+        middle, middle - half, middle + half, confidence, limit, len(cand), count, few, name
     )
-    why = f"{found.why}; not interleaved, so the interval is wider: {told}"
-    return Verdict(**{**found.to_json(), "why": why})
+    return replace(found, why=f"{found.why}; not interleaved, so the interval is wider: {told}")
 
 
 def _check(given: Sequence[object], limit: float, confidence: float, looks: int) -> None:
@@ -279,65 +276,6 @@ def _by_opening(rounds: Iterable[Round]) -> list[list[Round]]:
     return [groups[opening] for opening in sorted(groups)]
 
 
-def _resampled(values: Sequence[Floats], rng: np.random.Generator) -> Floats:
-    """Return medians of replicates: openings with replacement, rounds of each likewise."""
-    counts = np.array([len(v) for v in values])
-    padded = np.zeros((len(values), counts.max()))
-    for row, v in zip(padded, values, strict=True):
-        row[: len(v)] = v
-    chosen = rng.integers(0, len(values), (_REPLICATES, len(values)))
-    medians = np.empty(chosen.shape)
-    for count in np.unique(counts):
-        here = counts[chosen] == count
-        openings = chosen[here]
-        picked = rng.integers(0, count, (len(openings), count))
-        medians[here] = np.median(padded[openings[:, None], picked], axis=1)
-    found: Floats = np.median(medians, axis=1)
-    return found
-
-
-def _weights(count: int, rng: np.random.Generator) -> Floats:
-    """Return how often each opening is in each replicate, (replicates, openings)."""
-    return rng.multinomial(count, np.full(count, 1 / count), _REPLICATES).astype(np.float64)
-
-
-def _percentiles(parts: Sequence[Floats], q: float, weights: Floats) -> Floats:
-    """Return the percentile of the pooled samples, each as often as its part weighs."""
-    pooled = np.concatenate(parts)
-    owner = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
-    order = np.argsort(pooled, kind="stable")
-    pooled, owner = pooled[order], owner[order]
-    found = np.empty(len(weights))
-    step = max(1, _CHUNK // len(pooled))
-    for start in range(0, len(weights), step):
-        grown = np.cumsum(weights[start : start + step, owner], axis=1)
-        # The last sample is never beyond: the sums are of whole numbers, and so exact.
-        found[start : start + step] = pooled[(grown < q / 100 * grown[:, -1:]).sum(axis=1)]
-    return found
-
-
-def _log(values: Floats) -> Floats:
-    # A tail of zeros, where the clock is coarse, is as fast as the shortest time there is.
-    found: Floats = np.log(np.maximum(values, np.finfo(np.float64).tiny))
-    return found
-
-
-def _interval(middle: float, drawn: Floats, clusters: int, alpha: float) -> tuple[float, float]:
-    """Return the percentile interval of ``drawn``, stretched about ``middle`` for few clusters.
-
-    By Student's t over the normal. The other correction, sqrt(n / (n - 1)), is left out: rounds
-    are resampled within openings, and medians vary more resampled than they do (simulated).
-    """
-    if clusters < 2:
-        return -math.inf, math.inf
-    stretch = t_quantile(1 - alpha / 2, clusters - 1) / NormalDist().inv_cdf(1 - alpha / 2)
-    low, high = np.quantile(drawn, [alpha / 2, 1 - alpha / 2])
-    return (
-        middle - stretch * max(0.0, middle - float(low)),
-        middle + stretch * max(0.0, float(high) - middle),
-    )
-
-
 def _sampling(samples: Sequence[float], q: float, alpha: float, rng: np.random.Generator) -> float:
     """Return the half-width that the samples of one run leave open, by batches of neighbours.
 
@@ -345,9 +283,9 @@ def _sampling(samples: Sequence[float], q: float, alpha: float, rng: np.random.G
     more than they do.
     """
     parts = np.array_split(np.asarray(samples, dtype=np.float64), min(_BATCHES, len(samples)))
-    drawn = np.log(_percentiles(parts, q, _weights(len(parts), rng)))
-    middle = float(np.log(_percentiles(parts, q, np.ones((1, len(parts)))))[0])
-    low, high = _interval(middle, drawn, len(parts), alpha)
+    drawn = np.log(percentiles(parts, q, weights(len(parts), rng)))
+    middle = float(np.log(percentiles(parts, q, np.ones((1, len(parts)))))[0])
+    low, high = interval(middle, drawn, len(parts), alpha)
     return min(_FARTHEST, max(middle - low, high - middle))
 
 
@@ -355,6 +293,18 @@ def _too_few(openings: int) -> str:
     if openings >= LEAST_OPENINGS:
         return ""
     return f"at least {LEAST_OPENINGS} openings are needed, and there are {openings}"
+
+
+def needed_runs(q: float) -> int:
+    """Return how many runs of each side a percentile needs: five beyond it, 500 for p99."""
+    return math.ceil(round(LEAST_BEYOND * 100 / min(q, 100 - q), 6))
+
+
+def _too_few_beyond(name: str, q: float, runs: int) -> str:
+    # A median is the middle of what there is; how sure it is the interval tells.
+    if q == 50 or runs >= needed_runs(q):
+        return ""
+    return f"{name} needs {needed_runs(q)} runs of each, and there are {runs}"
 
 
 def _verdict(
@@ -374,12 +324,15 @@ def _verdict(
         status = "fail"
     elif not few and most <= limit + _EXACT:
         status = "pass"
-    within = f"{100 * confidence:.4g} % interval {percent(least)} to {percent(most)}"
-    why = f"{name} {percent(change)}, {within}"
-    why += f", limit {percent(limit)}"
+    reason = ""
     if status == "inconclusive":
-        why += f": {few or 'the limit lies within the interval'}"
-    return Verdict(status, change, least, most, confidence, limit, rounds, openings, why)
+        reason = few or "the limit lies within the interval"
+    found = Verdict(status, change, least, most, confidence, limit, rounds, openings, "", reason)
+    within = "no interval yet"
+    if found.bounded:
+        within = f"{100 * confidence:.4g} % interval {percent(least)} to {percent(most)}"
+    why = f"{name} {percent(change)}, {within}, limit {percent(limit)}"
+    return replace(found, why=f"{why}: {reason}" if reason else why)
 
 
 def _ratio(log: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,28 @@ def parse(text: str, ir_version: int = 8) -> Model:
         else f'<ir_version: {ir_version}, opset_import: ["" : 17]>'
     )
     return Model.from_onnx(onnx.parser.parse_model(f"{head}\n{text}"))
+
+
+def command_line(*words: object) -> int:
+    """Run ``graphopt WORDS`` in this process; return its exit code."""
+    from graphopt.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return :func:`command_line` with what it printed and what it said on standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = command_line(*words)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
 
 
 def run(model: Model, feeds: Feeds, *, optimize: bool = False) -> list[np.ndarray]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from helpers import command_line as call
 from helpers import conv_net, image_samples
 
-from graphopt.cli import cli, main
+from graphopt.cli import cli
 from graphopt.engines.onnxruntime import OnnxRuntime
 from graphopt.engines.sidecar import write_sidecar
 from graphopt.files import sha256
@@ -36,12 +37,6 @@ def _in_work(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     # Latency is shown, not judged, here: seconds of timing a build would show nothing more.
     monkeypatch.setattr("graphopt.measure.SECONDS", 0.01)
-
-
-def call(*args: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(args))
-    return int(ended.value.code or 0)
 
 
 INT8 = ("--int8", "--data", "calib.npz", "--engine", "onnxruntime")
@@ -416,7 +411,7 @@ def test_a_fault_of_its_own_is_one_line(
     def broken(*_: object) -> None:
         raise KeyError("what")
 
-    monkeypatch.setattr("graphopt.verbs.run_devices", broken)
+    monkeypatch.setattr("graphopt.verbs_devices.run_devices", broken)
     assert call("devices") == 70
     told = capsys.readouterr().err
     assert told.splitlines() == [
@@ -432,7 +427,7 @@ def test_the_machine_fails_in_one_line(
     def broken(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/etc/secret")
 
-    monkeypatch.setattr("graphopt.verbs.run_devices", broken)
+    monkeypatch.setattr("graphopt.verbs_devices.run_devices", broken)
     assert call("devices") == 4
     assert capsys.readouterr().err == "error: cannot use /etc/secret: Permission denied\n"
 

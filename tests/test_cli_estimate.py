@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import SHARED, conv_net, needs_shared
+from helpers import SHARED, command_line, conv_net, needs_shared
 
-from graphopt.cli import main
-from graphopt.profiles.anchors import fit
+from graphopt.profiles.roofline.anchors import fit
+
+call = partial(command_line, "estimate")
 
 MINE = """name = "mine"
 bandwidth_gbs = 100
@@ -25,12 +27,6 @@ def _in_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     conv_net(48).save(tmp_path / "net.onnx")
     (tmp_path / "mine.toml").write_text(MINE + "\n", encoding="utf-8")
-
-
-def call(*args: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["estimate", *args])
-    return int(ended.value.code or 0)
 
 
 def test_every_table_is_labelled(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,20 @@ def fill(name: str = "h.db", count: int = 40, shift: int = 30) -> None:
             )  # fmt: skip
 
 
+def test_figures_are_shown_as_people_write_them(cli: Cli) -> None:
+    with History.open("h.db") as history:
+        figures = (
+            Figure("size", 245_528, "bytes"),
+            Figure("latency_change", -0.041884, "%"),
+            Figure("latency_p50", 0.264387, "ms"),
+        )
+        history.add(Run("check", "net.onnx", figures=figures))
+    out = cli("show", "h.db", "1")[1]
+    assert "245.53 kB" in out
+    assert "-0.04 %" in out
+    assert "0.26439 ms" in out
+
+
 def test_list_shows_the_newest_first(cli: Cli) -> None:
     fill()
     code, out, err = cli("list", "h.db", "--limit", "3")
@@ -271,3 +285,81 @@ def test_a_verb_that_is_mistyped_is_suggested(cli: Cli) -> None:
     code, _, err = cli("lst", "h.db")
     assert code == 2
     assert "did you mean 'list'" in err
+
+
+def test_with_json_every_verb_prints_one_document(cli: Cli) -> None:
+    fill()
+    for words, kind in (
+        (("list", "h.db"), list),
+        (("show", "h.db", "last-good"), dict),
+        (("plot", "h.db"), list),
+        (("plot", "h.db", "-o", "p.svg"), list),
+        (("shifts", "h.db"), list),
+        (("baseline", "h.db"), list),
+        (("baseline", "h.db", "v1", "3"), dict),
+        (("baseline", "h.db", "v1", "--remove"), dict),
+        (("export", "h.db", "-o", "x.jsonl"), dict),
+        (("import", "new.db", "h.db"), dict),
+        (("prune", "h.db", "--keep", "9"), dict),
+        (("verify", "h.db"), dict),
+    ):
+        code, out, err = cli(*words, "--json")
+        assert code == 0, err
+        assert isinstance(json.loads(out), kind), words
+
+
+def test_an_import_of_nothing_makes_no_file_and_tells_of_baselines(cli: Cli) -> None:
+    fill(count=4)
+    cli("baseline", "h.db", "v1", "2")
+    for source in ("missing.db", "."):
+        code, _, err = cli("import", "new.db", source)
+        assert code == 2
+        assert "no such file" in err
+    assert not Path("new.db").exists()
+    code, _, err = cli("import", "new.db", "h.db")
+    assert code == 0
+    assert "baselines of h.db were not taken: 'v1' (run 2 there)" in err
+    Path("same.db").hardlink_to("h.db")
+    assert "is the history itself" in cli("import", "h.db", "same.db")[2]
+
+
+def test_a_format_at_odds_with_its_file_is_refused(cli: Cli) -> None:
+    fill(count=2)
+    for words in (("--format", "json", "-o", "x.csv"), ("--format", "csv", "-o", "x.jsonl")):
+        code, _, err = cli("export", "h.db", *words)
+        assert code == 2
+        assert "are at odds" in err
+        assert not Path(words[-1]).exists()
+    assert cli("export", "h.db", "--format", "csv", "-o", "x")[0] == 0
+    assert Path("x").read_text().startswith("id,when,")
+
+
+def test_a_plot_marks_where_a_level_shifted(cli: Cli) -> None:
+    fill()
+    out = cli("plot", "h.db")[1].splitlines()
+    assert sum(line.strip() == "^" for line in out) == 1
+    assert out[-1].startswith("  ^ +6.") and out[-1].endswith("% from run 31")
+    cli("plot", "h.db", "-o", "p.svg")
+    drawn = Path("p.svg").read_text()
+    assert "from run 31" in drawn and "latency_p50, ms" in drawn
+    assert "run of net.onnx, profile, batch 1" in drawn
+
+
+def test_a_spike_does_not_flatten_a_drawing(cli: Cli) -> None:
+    with History.open("h.db") as history:
+        for i in range(60):
+            value = 1.0 + i % 5 / 1000 if i != 30 else 5000.0
+            history.add(Run("profile", "n", figures=(Figure("latency_p50", value, "ms"),)))
+    cli("plot", "h.db", "-o", "p.svg")
+    drawn = Path("p.svg").read_text()
+    assert "1 spike cut off, the farthest 5000 ms" in drawn
+    assert "000<" not in drawn  # no such tick
+
+
+def test_series_are_named_by_what_differs(cli: Cli) -> None:
+    with History.open("h.db") as history:
+        for name in ("one", "two"):
+            history.add(Run("profile", name, figures=(Figure("latency_p50", 1.0, "ms"),)))
+    cli("plot", "h.db", "-o", "p.svg")
+    drawn = Path("p.svg").read_text()
+    assert ">one<" in drawn and ">two<" in drawn

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from graphopt.cli import cli
+from graphopt.cli_measure import MEASURING
 from graphopt.cli_options import (
     DECIBELS,
     FILE,
@@ -29,8 +30,8 @@ SECTIONED = [name for name, verb in cli.commands.items() if isinstance(verb, Sec
 BUILDING = ["build", "optimize", "bundle"]
 
 
-def help_of(verb: str) -> str:
-    done = CliRunner().invoke(cli, [verb, "--help"], env={"COLUMNS": "80"})
+def help_of(*verb: str) -> str:
+    done = CliRunner().invoke(cli, [*verb, "--help"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
     return done.output
 
@@ -105,6 +106,51 @@ def test_the_first_help_shows_the_way_to_a_server_and_to_a_jetson() -> None:
     assert "graphopt bundle model.onnx --int8 --data images/ --device jetson" in text
     assert "..." not in text.partition("Commands:")[2]  # no verb's line is cut
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_the_verbs_that_measure_come_in_the_order_of_their_use() -> None:
+    order = [name for name in cli.commands if name in {v.name for v in MEASURING}]
+    assert order == ["estimate", "profile", "check", "history", "report", "schema"]
+
+
+def test_a_group_without_words_shows_its_help() -> None:
+    done = CliRunner().invoke(cli, ["history"])
+    assert done.exit_code == 0
+    assert done.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("words", [["buidl", "x.onnx"], ["history", "lst", "h.db"]])
+def test_a_verb_that_is_none_is_answered_once(words: list[str]) -> None:
+    said = CliRunner().invoke(cli, words).output
+    assert said.lower().count("did you mean") == 1
+    assert "no such verb '" in said
+
+
+def test_the_verbs_of_a_history_are_told_whole() -> None:
+    group = cli.commands["history"]
+    assert isinstance(group, click.Group)
+    assert "..." not in help_of("history").partition("Commands:")[2]
+    for name, verb in group.commands.items():
+        text = help_of("history", name)
+        assert all(len(line) <= 80 for line in text.splitlines())
+        if isinstance(verb, Sectioned):
+            assert list(sections(text)) == ["Which runs", "Output", "Help"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--batch", "--threads", "--opt-shapes", "--data", "--samples", "--seed", "--host",
+     "--json", "--history", "--label", "--junit"],
+)  # fmt: skip
+def test_an_option_has_the_same_words_in_every_verb_that_measures(option: str) -> None:
+    told = set()
+    for verb in ("estimate", "profile", "check"):
+        for param in cli.commands[verb].params:
+            if isinstance(param, click.Option) and option in param.opts and param.help:
+                told.add(param.help.partition("  [")[0])
+    if option == "--batch":
+        told.discard("Batch sizes, to sweep.")  # it takes several
+    assert len(told) == 1
 
 
 def test_a_bundle_does_not_offer_what_it_refuses() -> None:

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from helpers import command_line as call
 from helpers import conv_net, image_samples
 
-from graphopt.cli import main
 from graphopt.console import Console
 from graphopt.engines.onnxruntime import OnnxRuntimeSession
 from graphopt.errors import EnvironmentProblem
@@ -53,12 +53,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_work(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
-
-
-def call(*args: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(arg) for arg in args])
-    return int(ended.value.code or 0)
 
 
 def test_one_point_is_a_latency_profile_with_all_figures(
@@ -175,7 +169,7 @@ def test_a_machine_without_a_meter_says_so_before_timing(
     def none(_: str) -> object:
         raise EnvironmentProblem("nothing here tells power")
 
-    monkeypatch.setattr("graphopt.profiles.meters.find_meter", none)
+    monkeypatch.setattr("graphopt.profiles.power.meters.find_meter", none)
     monkeypatch.setattr("graphopt.profiling.here.measure_points", None)
     assert call("profile", "net.onnx", *QUICK, "--power") == 4
     assert "nothing here tells power" in capsys.readouterr().err
@@ -191,7 +185,7 @@ def test_power_is_a_pass_of_its_own_at_the_first_point(
         asked.update(batch=batch, seconds=seconds, meter=meter)
         return PowerResult("a meter", 1.0, 5.0, 6.0, 2.5, 2.0, {"GPU": 4.0}, 9, seconds, 10, batch)
 
-    monkeypatch.setattr("graphopt.profiles.meters.find_meter", lambda of: f"meter of {of}")
+    monkeypatch.setattr("graphopt.profiles.power.meters.find_meter", lambda of: f"meter of {of}")
     monkeypatch.setattr("graphopt.profiles.power.power_pass", power_pass)
     assert call("profile", "net.onnx", *QUICK, "--batch", "4,2", "--power", "3") == 0
     shown = capsys.readouterr().out
@@ -244,15 +238,17 @@ def test_a_machine_that_has_not_settled_is_warned_of() -> None:
 
 def test_a_run_holds_every_point() -> None:
     sweep = Sweep((LatencyProfile((1.0,) * 6, 1), LatencyProfile((4.0,) * 6, 8, streams=2)))
-    run = Measured(sweep, LayerTimes((), "s")).run(Path("net.onnx"))
+    run = Measured(sweep, LayerTimes((), "s"), memory=4096).run(Path("net.onnx"))
     assert Run.from_json(json.loads(json.dumps(run.to_json()))) == run
     names = [f.name for f in run.figures]
     assert names == [
         *("latency_mean", "latency_p50", "latency_p90", "latency_p95", "latency_p99"),
         "throughput",
         *("latency_p50_batch_8_streams_2", "latency_p99_batch_8_streams_2"),
-        "throughput_batch_8_streams_2",
+        *("throughput_batch_8_streams_2", "size", "peak_memory"),
     ]
+    size = run.figure("size")
+    assert size is not None and size.value == Path("net.onnx").stat().st_size
     figure = run.figure("latency_p50")
     assert figure is not None and (figure.low, figure.high) == (1.0, 1.0)
     throughput = run.figure("throughput")

@@ -6,6 +6,9 @@ import errno
 import hashlib
 import os
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from graphopt.files import (
     sha256,
     uninterrupted,
     write_bytes,
+    write_text,
 )
 
 
@@ -101,3 +105,27 @@ def test_folders_made_for_nothing_are_removed(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), scratch_beside(tmp_path / "a" / "b" / "out"):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_written_into_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_text(pipe, "hello")
+    reader.join(10)
+    assert got == [b"hello"] and pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_standard_output_stays_what_it_is(tmp_path: Path) -> None:
+    before = Path("/dev/stdout").readlink()
+    script = (
+        "from graphopt.files import write_text; import sys;"
+        "print('one', flush=True); write_text('/dev/stdout', 'two\\n'); print('three')"
+    )
+    with (tmp_path / "out").open("w") as stream:
+        subprocess.run([sys.executable, "-c", script], stdout=stream, check=True)
+    assert (tmp_path / "out").read_text() == "one\ntwo\nthree\n"
+    assert Path("/dev/stdout").readlink() == before

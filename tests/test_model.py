@@ -639,12 +639,6 @@ def test_external_data_without_a_path_is_told(tmp_path: Path) -> None:
 # --- the rest of the interface ---------------------------------------------------------------
 
 
-def test_properties_are_added_and_replaced() -> None:
-    model = Model.from_onnx(everything()).with_properties(labels="x", more="y")
-    props = [(p.key, p.value) for p in model.to_onnx().metadata_props]
-    assert props == [("labels", "x"), ("more", "y")]
-
-
 def test_counts() -> None:
     model = conv_net(8)
     values = sum(v.size for v in map(constant, model.graph.tensors().values()) if v is not None)

@@ -13,20 +13,14 @@ import jsonschema
 import numpy as np
 import pytest
 from helpers import ROOT, conv_net, image_samples
+from helpers import command_line as call
 
 from graphopt import schemas
-from graphopt.cli import main
 from graphopt.errors import UsageError
 from graphopt.recipe import Recipe
 from graphopt.runs import run_of_report
 
 Draft = jsonschema.Draft202012Validator
-
-
-def call(*args: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(args))
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")

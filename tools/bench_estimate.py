@@ -2,7 +2,7 @@
 
     python tools/bench_estimate.py --write --output docs/benchmarks/estimate.md
 
-Deterministic. ``--write`` puts the constants into profiles/reference/anchors.toml.
+Deterministic. ``--write`` puts the constants into profiles/roofline/anchors.toml.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ from shapes import SHAPES
 from graphopt.files import read_text, write_text
 from graphopt.model import Model
 from graphopt.profiles import load_device
-from graphopt.profiles.anchors import AMPERE, OFFLINE_BATCH, Anchor, Constants, anchors, devices_of
 from graphopt.profiles.roofline import estimate, with_accelerators
+from graphopt.profiles.roofline.anchors import (
+    AMPERE,
+    OFFLINE_BATCH,
+    Anchor,
+    Constants,
+    anchors,
+    devices_of,
+)
 from graphopt.toml import dump_toml
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE = ROOT / "profiles" / "reference" / "anchors.toml"
+FILE = ROOT / "profiles" / "roofline" / "anchors.toml"
 PAGE = "docs/benchmarks/estimate.md"
 COMMAND = f"python tools/bench_estimate.py --write --output {PAGE}"
 # The anchors say only that this is not small: the error falls with it to the end. Taken is the

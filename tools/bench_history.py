@@ -25,8 +25,8 @@ from pages import publish
 
 from graphopt.machine import cpu_count
 from graphopt.profiles.history import History
+from graphopt.profiles.history.shifts import shifts
 from graphopt.profiles.run import Figure, Gate, Run
-from graphopt.profiles.shifts import shifts
 from graphopt.report import versions
 
 SAMPLES = 100

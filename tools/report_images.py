@@ -26,6 +26,7 @@ FLAGS = (
     "--hide-scrollbars",
 )  # fmt: skip
 WIDTH, MOST = 1100, 250_000
+SEARCHED = 700  # rows above the end to look for a gap in
 
 
 def shoot(browser: str, folder: Path, height: int, *, dark: bool) -> Image.Image:
@@ -39,7 +40,18 @@ def shoot(browser: str, folder: Path, height: int, *, dark: bool) -> Image.Image
              f"--blink-settings=preferredColorScheme={0 if dark else 1}", page.as_uri()],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
-        return Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
+        return trimmed(Image.open(io.BytesIO(shot.read_bytes())).convert("RGB"))
+
+
+def trimmed(image: Image.Image) -> Image.Image:
+    """Cut a picture where the page has a gap: at the end of a section, not within a table."""
+    last, blank, best = image.height - 1, 0, (0, image.height)
+    for y in range(image.height - SEARCHED, image.height):
+        row = image.crop((0, y, image.width, y + 1)).getcolors(2)
+        blank = blank + 1 if row is not None and len(row) == 1 else 0
+        if y < last and blank >= best[0]:
+            best = (blank, y)
+    return image.crop((0, 0, image.width, best[1]))
 
 
 def save(image: Image.Image, target: Path) -> int:
@@ -61,8 +73,8 @@ def main() -> int:
         return 4
     large = False
     for folder, name, height, dark in (
-        (args.resnet56, "report-resnet56.png", 2900, False),
-        (args.rfb, "report-rfb.png", 2300, True),
+        (args.resnet56, "report-resnet56.png", 3500, False),
+        (args.rfb, "report-rfb.png", 2600, True),
     ):
         size = save(shoot(browser, folder, height, dark=dark), IMAGES / name)
         print(f"{name}: {size / 1e3:.0f} kB")

@@ -13,14 +13,14 @@ from importlib import resources
 from pathlib import Path
 
 from graphopt.errors import EnvironmentProblem
-from graphopt.profiles.meters import (
+from graphopt.profiles.power import PowerResult, summarize
+from graphopt.profiles.power.meters import (
     INTERVAL_S,
     NVIDIA_FIELDS,
     Reading,
     read_nvidia,
     read_tegrastats,
 )
-from graphopt.profiles.power import PowerResult, summarize
 from graphopt.profiles.reading import number
 
 SCRIPT, READINGS = "power.sh", "power.txt"

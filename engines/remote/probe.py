@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _MOST_CHARACTERS = 4 << 20
 _LINE = re.compile(r"@([a-z0-9-]{1,32}) ((?:[0-9a-f]{2})*)", re.ASCII)
 
+_OTHER_CARDS = {"ti", "super", "d", "laptop", "mobile", "max"}
+"""Words that make another card of a name: an RTX 4090 Laptop GPU is no RTX 4090."""
+
 
 @dataclass(frozen=True, slots=True)
 class Jetson:
@@ -130,7 +133,8 @@ class Probe:
         words = set(re.findall(r"[a-z0-9]+", card.name.lower()))
         found = []
         for name in devices():
-            if name == "host" or not set(name.split("-")) <= words:
+            own = set(name.split("-"))
+            if name == "host" or not own <= words or (words - own) & _OTHER_CARDS:
                 continue
             if card.sm in (None, load_device(name).sm):
                 found.append(name)

@@ -21,14 +21,7 @@ file load /proc/loadavg
 file uptime /proc/uptime
 file memory /proc/meminfo
 
-# A Jetson; its texts end with a zero byte.
-if [ -r /proc/device-tree/model ]; then tr '\0' '\n' </proc/device-tree/model | say board; fi
-if [ -r /proc/device-tree/compatible ]; then
-    tr '\0' '\n' </proc/device-tree/compatible | say compatible
-fi
-file l4t /etc/nv_tegra_release
-if has nvpmodel; then limit 10 nvpmodel -q 2>&1 | say power-mode; fi
-if has jetson_clocks; then limit 10 jetson_clocks --show 2>&1 | say clocks 8192; fi
+jetson
 for node in /dev/nvhost-gpu /dev/nvgpu/igpu0/channel /dev/nvidia0 /dev/nvidiactl; do
     if [ -e "$node" ]; then
         text gpu-node "$node"

@@ -11,7 +11,7 @@ import re
 from graphopt.engines.releases import Version
 from graphopt.engines.trtexec.features import banner_version
 from graphopt.profiles.host import Gpu, read_gpus
-from graphopt.profiles.state_jetson import clocks_fixed, l4t, power_mode
+from graphopt.profiles.state.jetson import clocks_fixed, l4t, power_mode
 from graphopt.wording import one_line
 
 CHIPS: dict[str, tuple[int, int]] = {

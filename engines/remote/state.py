@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from graphopt.engines.remote.probe import parse, telling
-from graphopt.profiles import state_jetson
 from graphopt.profiles.reading import number, spelled
-from graphopt.profiles.state_heat import zones
-from graphopt.profiles.state_nvidia import COUNTERS, FIELDS, parse_fields, parse_slowdown
+from graphopt.profiles.state import jetson
+from graphopt.profiles.state.heat import zones
+from graphopt.profiles.state.nvidia import COUNTERS, FIELDS, parse_fields, parse_slowdown
 from graphopt.wording import one_line
 
 SCRIPT, BEFORE, AFTER = "state.sh", "state-before.txt", "state-after.txt"
@@ -76,20 +76,20 @@ def read_state(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _jetson(values: Mapping[str, str]) -> dict[str, str]:
-    release = state_jetson.l4t(values.get("l4t", ""))
+    release = jetson.l4t(values.get("l4t", ""))
     if not release and not re.search(r"nvidia,tegra\d{3}", values.get("compatible", ""), re.ASCII):
         return {}
     found = {"power_mode": "unknown", "clocks_fixed": "unknown"}
     clocks = values.get("gpu-clocks", "").split()
     if len(clocks) == 3:
-        found.update(state_jetson.gpu_clocks(*clocks))
+        found.update(jetson.gpu_clocks(*clocks))
     if board := one_line(values.get("board", ""), 100):
         found["board"] = found["gpu"] = board
     if release:
         found["l4t"] = release
-    if mode := state_jetson.power_mode(values.get("power-mode", "")):
+    if mode := jetson.power_mode(values.get("power-mode", "")):
         found["power_mode"] = mode
-    fixed = state_jetson.clocks_fixed(values.get("clocks", ""))
+    fixed = jetson.clocks_fixed(values.get("clocks", ""))
     if fixed is not None:
         found["clocks_fixed"] = "yes" if fixed else "no"
     return found

@@ -34,13 +34,7 @@ for gpu in /sys/class/devfreq/*; do
     esac
 done | say gpu-clocks
 
-if [ -r /proc/device-tree/model ]; then tr '\0' '\n' </proc/device-tree/model | say board; fi
-if [ -r /proc/device-tree/compatible ]; then
-    tr '\0' '\n' </proc/device-tree/compatible | say compatible
-fi
-file l4t /etc/nv_tegra_release
-if has nvpmodel; then limit 10 nvpmodel -q 2>&1 | say power-mode; fi
-if has jetson_clocks; then limit 10 jetson_clocks --show 2>&1 | say clocks 8192; fi
+jetson
 
 # A driver refuses a whole query for one field that it does not know.
 if has nvidia-smi; then

@@ -13,9 +13,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from graphopt.engines.remote.link import Link, Progress
+from graphopt.engines.remote.link import Link
 from graphopt.errors import EnvironmentProblem, OutputError
-from graphopt.files import sha256
 from graphopt.wording import one_line
 
 # Reading a file of gigabytes to check it, on a slow disk.
@@ -61,30 +60,6 @@ def full(link: Link, root: str, hint: str = "") -> OutputError:
     free = "" if kib is None else f" ({kib / 1024:.0f} MiB free)"
     folder = f" in {one_line(root)}" if root else ""
     return OutputError(f"no space left on {link.where}{folder}{free}: free some there", hint=hint)
-
-
-class Store:
-    """Files on the device, by their content: what is there is not sent again.
-
-    Args:
-        link: to the device.
-        root: the folder over there, an absolute path; empty: this user's.
-
-    Raises:
-        EnvironmentProblem: the folder is a link, or somebody else's.
-    """
-
-    def __init__(self, link: Link, root: str = "") -> None:
-        self.root = opened(link, root)
-        self.link = link
-
-    def ensure(
-        self, local: Path, progress: Progress | None = None, *, limit_s: float = 3600.0
-    ) -> str:
-        """Have ``local`` there, and return its path over there. The caller holds the lock."""
-        digest = sha256(local)
-        send(self.link, self.root, local, digest, progress, limit_s)
-        return f"{self.root}/objects/{digest}"
 
 
 def opened(link: Link, root: str = "") -> str:

@@ -20,3 +20,14 @@ text() { if [ -n "$2" ]; then printf '%s' "$2" | say "$1"; fi; }
 
 file() { if [ -r "$2" ]; then say "$1" "${3:-4096}" <"$2"; fi; }
 
+# jetson: what makes one; the device tree's texts end with a zero byte.
+jetson() {
+    if [ -r /proc/device-tree/model ]; then tr '\0' '\n' </proc/device-tree/model | say board; fi
+    if [ -r /proc/device-tree/compatible ]; then
+        tr '\0' '\n' </proc/device-tree/compatible | say compatible
+    fi
+    file l4t /etc/nv_tegra_release
+    if has nvpmodel; then limit 10 nvpmodel -q 2>&1 | say power-mode; fi
+    if has jetson_clocks; then limit 10 jetson_clocks --show 2>&1 | say clocks 8192; fi
+}
+

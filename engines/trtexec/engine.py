@@ -24,7 +24,7 @@ from graphopt.engines.remote.probe import Probe, run_probe
 from graphopt.engines.remote.problems import problems
 from graphopt.engines.safety import check_engine
 from graphopt.engines.shapes import opt_batch, resolve_shapes, to_json
-from graphopt.engines.trtexec.command import Timing, command
+from graphopt.engines.trtexec.command import Command, Timing, command
 from graphopt.engines.trtexec.device import Errand, Ran, Work, run_errand
 from graphopt.engines.trtexec.exchange import (
     Say,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from graphopt.engines.trtexec.timed import Timed
     from graphopt.engines.trtexec.values import TrtexecSession
     from graphopt.model import Inputs, Model
-    from graphopt.profiles import DeviceProfile
+    from graphopt.profiles import DeviceProfile, LatencyProfile
     from graphopt.profiles.power import PowerResult
 
 
@@ -247,15 +247,7 @@ class Trtexec:
                 if options.timing_cache is not None:
                     take_timings(folder, options.timing_cache, done.finished.log, say)
             machine = Machine.of(probe)
-            why = done.problem(1) or "nothing was told"
-            try:
-                latency = read_latency(folder, machine, commands[1], opt_batch(first))
-            except EnvironmentProblem as problem:  # a disk that was full there cuts files short
-                latency, why = None, str(problem)
-            if latency is None:
-                say(f"the engine was built and not timed: {why}")
-            else:
-                latency = with_states(latency, folder, say)
+            latency = _latency(done, folder, machine, commands[1], opt_batch(first), say)
         files = beside_engine(out)
         facts = {
             **machine.sidecar(commands[0].words, [to_json(each) for each in (first, *more)]),
@@ -378,6 +370,21 @@ def _link_to(host: str | None) -> Link:
     from graphopt.engines.remote.ssh import SshLink
 
     return SshLink(host)
+
+
+def _latency(
+    done: Ran, folder: Path, machine: Machine, measured: Command, batch: int, say: Say
+) -> LatencyProfile | None:
+    """Return the times that came with a build, with the states around them; None where none did."""
+    why = done.problem(1) or "nothing was told"
+    try:
+        latency = read_latency(folder, machine, measured, batch)
+    except EnvironmentProblem as problem:  # a disk that was full there cuts files short
+        latency, why = None, str(problem)
+    if latency is None:
+        say(f"the engine was built and not timed: {why}")
+        return None
+    return with_states(latency, folder, say)
 
 
 def _silent(_: str) -> None:

@@ -17,7 +17,7 @@ from graphopt.engines.trtexec.features import Features
 from graphopt.engines.trtexec.output import read_times
 from graphopt.engines.trtexec.requests import FILES, requests
 from graphopt.files import write_bytes
-from graphopt.profiles.throttling import throttled
+from graphopt.profiles.state import throttled
 
 if TYPE_CHECKING:
     from graphopt.engines.remote.probe import Probe

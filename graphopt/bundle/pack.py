@@ -138,18 +138,7 @@ def pack(folder: Path, out: Path) -> Bundle:
     options = _options(recipe, device, precision, folder if implicit else None, contents)
     found = tuple(lines(contents, options))
     _check_device(found, device)
-    files: dict[str, tuple[str, Path]] = {onnx.name: ("the model that is built", onnx)}
-    for name in contents.data:
-        if name != f"{onnx.name}.data" or not (folder / name).is_file():
-            raise UsageError(f"{onnx} keeps weights in {name!r}, which is not beside it")
-        files[name] = ("weights of the model", folder / name)
-    for name, what in (
-        (CACHE, "ranges for TensorRT" if implicit else None),
-        (TABLE, "ranges, as graphopt reads them"),
-        (RECIPE, "how the model was made"),
-    ):
-        if what is not None and (folder / name).is_file():
-            files[name] = (what, folder / name)
+    files = _taken(onnx, contents, implicit)
     with scratch_beside(out) as scratch:
         bundled = _bundled(report, set(files))
         written = {
@@ -183,6 +172,24 @@ def pack(folder: Path, out: Path) -> Bundle:
         packed[SUMS] = write_text(scratch / SUMS, sums(value, digest))
         write_archive(out, packed, folder=name)
     return Bundle(out, Manifest(value, digest), found, _of_device(found, device))
+
+
+def _taken(onnx: Path, contents: Contents, implicit: bool) -> dict[str, tuple[str, Path]]:
+    """Return name -> what it is, and where, of the files that go as they are."""
+    folder = onnx.parent
+    files = {onnx.name: ("the model that is built", onnx)}
+    for name in contents.data:
+        if name != f"{onnx.name}.data" or not (folder / name).is_file():
+            raise UsageError(f"{onnx} keeps weights in {name!r}, which is not beside it")
+        files[name] = ("weights of the model", folder / name)
+    for name, what in (
+        (CACHE, "ranges for TensorRT" if implicit else None),
+        (TABLE, "ranges, as graphopt reads them"),
+        (RECIPE, "how the model was made"),
+    ):
+        if what is not None and (folder / name).is_file():
+            files[name] = (what, folder / name)
+    return files
 
 
 def _device_of(folder: Path, recipe: Recipe) -> DeviceProfile:

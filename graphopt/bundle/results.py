@@ -10,6 +10,8 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from graphopt.bundle.archive import read_archive
@@ -20,7 +22,7 @@ from graphopt.engines.header import identify
 from graphopt.engines.releases import Version, parse_release, spell_whole
 from graphopt.engines.sidecar import read_json
 from graphopt.engines.trtexec.features import banner_version
-from graphopt.engines.trtexec.log import LogReader
+from graphopt.engines.trtexec.log import read_log
 from graphopt.engines.trtexec.requests import FILES
 from graphopt.errors import EnvironmentProblem, GraphoptError, ModelFormatError, UsageError
 from graphopt.files import sha256
@@ -242,15 +244,11 @@ def _failure(path: Path, into: Path, told: Mapping[str, str]) -> GraphoptError:
 
 def _reason(log: Path, status: str) -> str:
     """Return what the log itself gives as the reason."""
-    reader = LogReader()
     with log.open("rb") as stream:
-        for _ in range(_MOST_LINES):
-            line = stream.readline(_MOST_LINE)
-            if not line:
-                break
-            reader.feed(line.decode("utf-8", "replace"))
+        lines = islice(iter(partial(stream.readline, _MOST_LINE), b""), _MOST_LINES)
+        outcome = read_log(line.decode("utf-8", "replace") for line in lines)
     code = int(status) if re.fullmatch(r"[0-9]{1,3}", status) else 1
-    return one_line(reader.outcome().problem(code) or "", 400)
+    return one_line(outcome.problem(code) or "", 400)
 
 
 def _check_engine(path: Path, into: Path, told: Mapping[str, str], version: Version) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from graphopt.charts.frame import along
 from graphopt.charts.scale import Scale, brief, scale_of
-from graphopt.charts.svg import Drawing, extent, finite, nothing, shorten
+from graphopt.charts.svg import Drawing, extent, finite, nothing, tell_apart
 
 _ROW, _TOP, _BOTTOM = 22.0, 8.0, 24.0
 
@@ -71,9 +71,9 @@ def bar_chart(
     finite(values)
     if not bars:
         return nothing(width, title, desc, ident, alone=alone)
-    labels = [shorten(b.label, label_most) for b in bars]
+    labels = tell_apart([b.label for b in bars], label_most)
     texts = [b.text or brief(b.value) for b in bars]
-    others = [shorten(label, label_most) for label in room]
+    others = tell_apart(room, label_most)
     left = min(max(extent(label, 11.5) for label in [*labels, *others]) + 10, width * 0.45)
     right = min(max(extent(text, 11) for text in texts) + 10, width * 0.35)
     bottom = _BOTTOM + (16 if x_label else 0)

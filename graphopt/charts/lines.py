@@ -172,11 +172,14 @@ def _draw(
             hollow = not joined and index % 2 == 1
             drawing.dot(place, 3, colour, name=label, hollow=hollow)
     if len(at) <= _MOST_LABELS:
-        for place, label in zip(at, labelled, strict=True):
+        for i, (place, label) in enumerate(zip(at, labelled, strict=True)):
             if label:
                 late = place[0] > (x.start + x.end) / 2
                 anchor, side = ("end", -6) if late else ("start", 6)
+                # Above the dot, or below where the line to the next one rises through there.
+                beside = at[max(i - 1, 0)] if late else at[min(i + 1, len(at) - 1)]
+                below = joined and (beside[1] < place[1] - 1) and place[1] + 22 < y.start
                 drawing.text(
-                    (place[0] + side, place[1] - 6), shorten(label, 28), "soft",
+                    (place[0] + side, place[1] + (15 if below else -6)), shorten(label, 28), "soft",
                     anchor=anchor, size=11, full=label,
                 )  # fmt: skip

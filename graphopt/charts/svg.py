@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -76,6 +76,37 @@ def shorten(text: str, most: int) -> str:
         return text
     head = max((most - 1) // 2, 1)
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def tell_apart(texts: Sequence[str], most: int) -> list[str]:
+    """Cut names that stand together so that those that differ still do, where that can be.
+
+    Where the middles that :func:`shorten` takes are what tells names apart, what they have in
+    common at their ends is left out instead.
+    """
+    cut = [shorten(text, most) for text in texts]
+    if len(set(cut)) == len(set(texts)):
+        return cut
+    head = _alike(texts)
+    tail = _alike([text[head:][::-1] for text in texts])
+    # Digits before the first difference belong to the number that differs.
+    while head and texts[0][head - 1].isdigit():
+        head -= 1
+    found = []
+    for text in texts:
+        core = text[head : len(text) - tail]
+        spare = max(most - 2 - len(core), 0)
+        end = min(len(text), head + len(core) + spare)
+        found.append(f"{'…' if head else ''}{shorten(text[head:end], most - 2)}"
+                     f"{'…' if end < len(text) else ''}")  # fmt: skip
+    return found if len(set(found)) > len(set(cut)) else cut
+
+
+def _alike(texts: Sequence[str]) -> int:
+    """Return how many characters all texts begin with alike."""
+    first, last = min(texts), max(texts)
+    ends = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return next(ends, min(len(first), len(last)))
 
 
 def extent(text: str, size: float = SIZE) -> float:

@@ -51,7 +51,7 @@ def text_plot(
     if not values:
         return "\n".join([*head, "  nothing to plot", ""])
     width, height = max(width, _LEAST_WIDTH), max(height, _LEAST_HEIGHT)
-    low, high = _range(values)
+    low, high = without_spikes(values)
     labels = _labels(low, high, height, one_line(unit, 12))
     gutter = max(len(label) for label in labels.values())
     inner = width - gutter - 2
@@ -77,14 +77,17 @@ def text_plot(
     if first or last:
         lines.append(f"{'':{left}}{first}{last:>{inner - len(first)}}".rstrip())
     over, under = sum(v > high for v in values), sum(v < low for v in values)
-    for count, where, most in ((over, "above", max(values)), (under, "below", min(values))):
+    for count, where, most in (
+        (over, "above: up", max(values)),
+        (under, "below: down", min(values)),
+    ):
         if count:
-            lines.append(f"{'':{left}}{counted(count, 'value')} {where}: up to {most:.4g}")
+            lines.append(f"{'':{left}}{counted(count, 'value')} {where} to {most:.4g}")
     return "\n".join([*lines, ""])
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Return the least and greatest value to show."""
+def without_spikes(values: Sequence[float]) -> tuple[float, float]:
+    """Return the least and greatest value to show: none that would flatten all the rest."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
     if len(values) >= _FEWEST:

@@ -30,9 +30,9 @@ from graphopt.check.stored import Stored, baseline, refuse_another, stored_verdi
 from graphopt.check.timing import THREADS, verdict_on
 from graphopt.console import Console
 from graphopt.errors import UsageError
-from graphopt.profiles.interleave import Budget
+from graphopt.profiles.interleave import Outcome
 from graphopt.profiles.latency import LatencyProfile
-from graphopt.profiles.regression import CONFIDENCE
+from graphopt.profiles.regression import CONFIDENCE, LEAST_OPENINGS, needed_runs
 from graphopt.profiles.run import Figure, Gate, Run
 from graphopt.profiles.state import fingerprint
 from graphopt.recipe import Gate as Limits
@@ -50,11 +50,13 @@ class Checked:
         run: to be kept and published.
         judged: its gates, with the figures they are about.
         interleaved: whether both ran by turns; else one was measured before.
+        budget_s: what ``--budget`` may decide it with, where it was not; else 0.
     """
 
     run: Run
     judged: tuple[Judged, ...]
     interleaved: bool
+    budget_s: int = 0
 
 
 def check(request: Request, ui: Console) -> Checked:
@@ -66,7 +68,7 @@ def check(request: Request, ui: Console) -> Checked:
         UnsupportedModelError: a runtime refuses an artifact.
     """
     check_request(request)
-    Budget(request.seconds)  # refuses one that is none
+    _ = request.budget  # refuses one that is none
     cand = look_at(find(request.candidate))
     gates = time_gates(request.recipe.gate)
     label = request.label or cand.path.name
@@ -74,8 +76,14 @@ def check(request: Request, ui: Console) -> Checked:
     environment = None
     if last and not request.remote:
         environment = environment_here(cand.path, request, request.threads or THREADS, ui)
+        if request.threads is None:
+            environment.pop("threads", None)  # as many as it had then
     base = baseline(
-        request.baseline, history=request.history, subject=label, environment=environment
+        request.baseline,
+        history=request.history,
+        subject=label,
+        environment=environment,
+        batch=request.first_batch() if request.batch or request.shapes else None,
     )
     if isinstance(base, Stored):
         return _against_stored(cand, base, request, gates, label, ui)
@@ -99,8 +107,8 @@ def _against_file(
         ui.warn(note)
     if not request.remote and not (base.engine and cand.engine) and request.threads is None:
         ui.info(
-            f"ONNX Runtime runs on {counted(THREADS, 'thread')}: several wait for each other, "
-            "which drowns a change of some percent; --threads N takes more"
+            f"ONNX Runtime runs on {counted(THREADS, 'thread')}, which tells small changes best; "
+            "--threads N takes as many as in production"
         )
     measure = pair_there if request.remote else pair_here
     found = measure(base, cand, request, gates, ui)
@@ -121,7 +129,18 @@ def _against_file(
         f"{counted(len(outcome.rounds), 'round')} by turns on {openings}, "
         f"{outcome.seconds:.1f} s, seed {request.seed}"
     )
-    return _checked(cand, base.size, found, judged, [compared, *notes], label)
+    done = _checked(cand, base.size, found, judged, [compared, *notes], label)
+    tail = any(gate.kind == "p99" for gate in gates)
+    return replace(done, budget_s=_longer(outcome, request.seconds, tail=tail))
+
+
+def _longer(outcome: Outcome, seconds: float, *, tail: bool) -> int:
+    """Return what --budget would give twice the openings, and enough for a percentile."""
+    openings = outcome.rounds[-1].opening + 1
+    wanted = max(2.0 * openings, 1.5 * LEAST_OPENINGS)
+    if tail:
+        wanted = max(wanted, 1.5 * needed_runs(99) * openings / len(outcome.cand_ms))
+    return math.ceil(max(2 * seconds, wanted * outcome.seconds / openings))
 
 
 def _against_stored(
@@ -133,9 +152,11 @@ def _against_stored(
     ui: Console,
 ) -> Checked:
     run, limits = base.run, request.recipe.gate
-    if request.batch is not None and request.batch != run.batch:
+    if (request.batch or request.shapes) and request.first_batch() != run.batch:
+        asked = "--batch" if request.batch else "--opt-shapes, a batch of"
         raise UsageError(
-            f"--batch {request.batch}: {base.where} was measured with a batch of {run.batch}"
+            f"{asked} {request.first_batch()}: {base.where} was measured with a batch of "
+            f"{run.batch}"
         )
     for name, figure in _STORED.items():
         if getattr(limits, name) is not None and run.figure(figure) is None:
@@ -195,7 +216,9 @@ def _others(
 ) -> Iterator[Judged]:
     """Yield the gates that need no interleaving: latency by itself, memory, size, accuracy."""
     if limits.max_latency is not None:
-        gate = latency_gate(limits.max_latency, found.medians, confidence=CONFIDENCE)
+        gate = latency_gate(
+            limits.max_latency, found.medians, confidence=CONFIDENCE, looks=found.looks
+        )
         yield Judged(gate, None, gate.value, "ms")
     base_memory, cand_memory = found.memory
     if limits.max_memory is not None and cand_memory is not None:

@@ -10,11 +10,13 @@ from statistics import NormalDist, fmean, median
 from graphopt.profiles.regression import LIMIT, Round, Verdict
 from graphopt.profiles.run import Gate, Status
 from graphopt.recipe import Gate as Limits
-from graphopt.wording import one_line
+from graphopt.wording import counted, one_line
 
 MAX_REGRESSION = 100 * LIMIT
 """``--max-regression`` where it is not given, in percent: the least that a shared machine tells."""
 _EXACT = 1e-9
+_AGREE = "the two choose other classes; labels (folders of --data) tell which of them is right"
+_LOOK = "all of the interval is beyond the limit; graphopt profile --layers tells where time goes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +91,34 @@ def time_gate(asked: TimeGate, verdict: Verdict) -> Gate:
         asked.asked,
         "%",
         verdict.status,
-        _percent(low),
-        _percent(high),
-        "" if verdict.status == "pass" else verdict.why,
+        _percent(low) if verdict.bounded else None,
+        _percent(high) if verdict.bounded else None,
+        _what_to_do(verdict),
     )
 
 
-def latency_gate(limit_ms: float, medians: Sequence[float], *, confidence: float) -> Gate:
+def _what_to_do(verdict: Verdict) -> str:
+    if verdict.status == "fail":
+        return _LOOK
+    return verdict.reason
+
+
+def latency_gate(
+    limit_ms: float, medians: Sequence[float], *, confidence: float, looks: int = 1
+) -> Gate:
     """Judge the candidate's own median latency against a limit in ms.
 
     The interval is that of order statistics, free of any distribution; ``medians`` are of openings.
+    The error that ``confidence`` allows is shared among ``looks`` (Bonferroni).
     """
     found = median(medians)
-    low, high = _order_interval(medians, confidence)
+    low, high = _order_interval(medians, 1 - (1 - confidence) / looks)
     status: Status = "inconclusive"
     note = "the limit lies within the interval"
     if low is None or high is None:
-        note = f"{len(medians)} openings are too few: a larger --budget takes more"
+        note = f"{counted(len(medians), 'opening')} tell too little: a larger --budget takes more"
     elif low > limit_ms * (1 + _EXACT):
-        status, note = "fail", "slower than the limit"
+        status, note = "fail", _LOOK
     elif high <= limit_ms * (1 + _EXACT):
         status, note = "pass", ""
     return Gate("max-latency", "median latency", found, limit_ms, "ms", status, low, high, note)
@@ -121,7 +132,7 @@ def growth_gate(name: str, metric: str, limit: float, base: float | None, cand: 
                       "bytes")  # fmt: skip
     grown = 100 * (cand / base - 1) if base > 0 else 0.0 if cand <= 0 else None
     passed = grown is not None and grown <= limit + _EXACT
-    note = "" if passed else f"{metric} grew"
+    note = "" if passed else f"{metric} grew by more than is allowed"
     gate = Gate(name, metric, grown, limit, "%", "pass" if passed else "fail", note=note)
     return Judged(gate, base, cand, "bytes")
 
@@ -133,7 +144,7 @@ def drop_gate(limit: float, drop: float | None, *, labels: bool) -> Gate:
         note = "no output looks like class scores, of shape (N, C)"
         return Gate("max-drop", metric, None, limit, "points", "inconclusive", note=note)
     passed = drop <= limit + _EXACT
-    note = "" if passed else f"{metric} fell by {drop:.2f} points"
+    note = "" if passed else "the candidate is right less often" if labels else _AGREE
     return Gate("max-drop", metric, drop, limit, "points", "pass" if passed else "fail", note=note)
 
 
@@ -144,25 +155,30 @@ def sqnr_gate(limit: float, output: str, sqnr_db: float) -> Gate:
     if sqnr_db == math.inf:
         return Gate("min-sqnr", metric, None, limit, "dB", "pass", note="identical")
     passed = sqnr_db >= limit - _EXACT
-    note = "" if passed else "the candidate gives other answers"
+    note = "" if passed else "the candidate gives other answers; graphopt compare tells where"
     if value is None:
         note = "the baseline's values are all zero, and the candidate's are not"
     return Gate("min-sqnr", metric, value, limit, "dB", "pass" if passed else "fail", note=note)
 
 
-def outputs_gate(problem: str, mismatched: int) -> Gate:
-    """Judge whether outputs have the same names, types and shapes, and are numbers alike."""
+def outputs_gate(problem: str, mismatched: int, empty: Sequence[str] = ()) -> Gate:
+    """Judge whether outputs have the same names, types and shapes, and are numbers alike.
+
+    Args:
+        problem: in what they differ, or nothing.
+        mismatched: elements that are no finite number in one of the two only.
+        empty: outputs that have no finite number in either: nothing was compared.
+    """
     if not problem and mismatched:
-        problem = f"{mismatched} elements are NaN or infinite in one of the two only"
+        problem = (
+            "NaN or infinite in one of the two only: "
+            f"{counted(mismatched, 'element')} of the outputs"
+        )
     status: Status = "fail" if problem else "pass"
+    if empty and not problem:
+        status, names = "inconclusive", ", ".join(f"'{one_line(name, 60)}'" for name in empty[:3])
+        problem = f"all of {names} is NaN or infinite in both: give real samples with --data"
     return Gate("outputs", "outputs alike", None, 0.0, "", status, note=problem)
-
-
-def reasons(gates: Sequence[Gate], status: Status) -> str:
-    """Return the gates of a status with what they say, in one line."""
-    return "; ".join(
-        f"{gate.name} ({gate.note or gate.metric})" for gate in gates if gate.status == status
-    )
 
 
 def _throughput(ratio: float) -> float:

@@ -15,18 +15,27 @@ from graphopt.check.gates import TimeGate
 from graphopt.check.memory import Memory, peak_memory
 from graphopt.check.outputs import Answers, answers
 from graphopt.check.request import Request, common_inputs, one_batch, samples
-from graphopt.check.timing import THREADS, RemoteTimer, decide, opener, recorded
+from graphopt.check.timing import (
+    THREADS,
+    RemoteTimer,
+    decide,
+    opener,
+    opening_medians,
+    recorded,
+)
 from graphopt.console import Console
 from graphopt.data import Dataset
 from graphopt.engines.feeds import batch_of
 from graphopt.errors import DataError, UsageError
 from graphopt.fidelity import Top1
 from graphopt.opening import opened
-from graphopt.profiles.interleave import Budget, Open, Outcome, interleave
+from graphopt.profiles.interleave import Open, Outcome, interleave
 from graphopt.profiles.state import read_state, throttled
 from graphopt.verify import BATCH, Runner, evaluate
 
 _OPENINGS, _OPENING_S, _WARM_S, _LEAST_RUNS = 10, 0.5, 0.1, 10
+# Of a model that takes microseconds more tell nothing, and all are kept.
+_MOST_RUNS = 2000
 _REMOTE_SAMPLES, _REMOTE_OPENINGS = 64, 6
 
 
@@ -93,13 +102,12 @@ def pair_here(
         )
     before = read_state()
     outcome, looks = _by_turns(opens[0], opens[1], request, gates, ui)
-    for line in (warnings := throttled(before, read_state())):
-        ui.warn(line)
+    warnings = _warned(throttled(before, read_state()), ui)
     return replace(
         _of(outcome, looks, batch_of(feeds), {**before, **told}),
         answers=found,
         memory=memory,
-        notes=tuple(warnings),
+        notes=warnings,
         synthetic=data.synthetic,
         samples=len(data) if found is not None else 0,
     )
@@ -143,6 +151,7 @@ def pair_there(
     return replace(
         _of(outcome, looks, batch_of(feeds), timers[1].environment),
         answers=found,
+        notes=_warned([line for timer in timers for line in timer.warnings()], ui),
         synthetic=data.synthetic,
         samples=len(data) if found is not None else 0,
     )
@@ -171,8 +180,7 @@ def alone_here(cand: Item, request: Request, threads: int, ui: Console) -> Measu
         memory = peak_memory(cand.path, feeds, threads=threads)
     before = read_state()
     runs = _alone(open_cand, request.seconds)
-    for line in (warnings := throttled(before, read_state())):
-        ui.warn(line)
+    warnings = _warned(throttled(before, read_state()), ui)
     return Measured(
         batch_of(feeds),
         tuple(ms for opening in runs for ms in opening),
@@ -180,7 +188,7 @@ def alone_here(cand: Item, request: Request, threads: int, ui: Console) -> Measu
         {**before, **told},
         top1=top1,
         memory=(None, memory),
-        notes=tuple(warnings),
+        notes=warnings,
         synthetic=data.synthetic,
     )
 
@@ -200,29 +208,41 @@ def alone_there(cand: Item, request: Request, ui: Console) -> Measured:
     sizes = {name: array.shape for name, array in feeds.items() if array.ndim}
     timer = RemoteTimer(tool, cand.path, sizes, ui.detail)
     runs = [timer.once() for _ in range(_REMOTE_OPENINGS)]
+    warnings = _warned(timer.warnings(), ui)
     return Measured(
         batch_of(feeds),
         tuple(ms for opening in runs for ms in opening),
         tuple(median(opening) for opening in runs),
         timer.environment,
+        notes=warnings,
     )
+
+
+def _warned(lines: Sequence[str], ui: Console) -> tuple[str, ...]:
+    for line in lines:
+        ui.warn(line)
+    return tuple(lines)
 
 
 def _by_turns(
     base: Open, cand: Open, request: Request, gates: tuple[TimeGate, ...], ui: Console
 ) -> tuple[Outcome, int]:
-    budget = Budget(request.seconds)
+    budget = request.budget
     looks = len(budget.looks)
-    judge = partial(decide, gates, seed=request.seed, looks=looks)
+    judge = partial(
+        decide,
+        gates,
+        seed=request.seed,
+        looks=looks,
+        max_latency=request.recipe.gate.max_latency,
+    )
     ui.info(f"timing by turns, for {request.seconds:g} s at most")
-    return interleave(base, cand, budget=budget, decide=judge, say=ui.info), looks
+    tail = any(gate.kind == "p99" for gate in gates)
+    return interleave(base, cand, budget=budget, decide=judge, say=ui.info, tail=tail), looks
 
 
 def _of(outcome: Outcome, looks: int, batch: int, environment: Mapping[str, str]) -> Measured:
-    openings: dict[int, list[float]] = {}
-    for each in outcome.rounds:
-        openings.setdefault(each.opening, []).extend(each.cand_samples)
-    medians = tuple(median(openings[number]) for number in sorted(openings))
+    medians = opening_medians(outcome.rounds)
     return Measured(batch, outcome.cand_ms, medians, environment, outcome.base_ms, outcome, looks)
 
 
@@ -240,8 +260,8 @@ def _alone(open_cand: Open, seconds: float) -> list[list[float]]:
 def _for(run: Callable[[int], Sequence[float]], seconds: float, least: int) -> list[float]:
     runs: list[float] = []
     start = time.monotonic()
-    while len(runs) < least or time.monotonic() - start < seconds:
-        runs.extend(run(5))
+    while len(runs) < least or (len(runs) < _MOST_RUNS and time.monotonic() - start < seconds):
+        runs.extend(run(5 if least > 1 else 1))
     return runs
 
 

@@ -37,11 +37,13 @@ class Answers:
         problem: names, types or shapes that differ, in words; else empty.
         fidelity: how far the values are apart; None where there is a problem.
         equal: integer output -> share of elements that are the same.
+        empty: outputs of floats without a finite number in either.
     """
 
     problem: str = ""
     fidelity: Fidelity | None = None
     equal: Mapping[str, float] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     @property
     def worst(self) -> tuple[str, float] | None:
@@ -51,7 +53,7 @@ class Answers:
         found = [
             (error.sqnr_db, name)
             for name, error in self.fidelity.outputs.items()
-            if name not in self.equal
+            if name not in self.equal and name not in self.empty
         ]
         return (min(found)[1], min(found)[0]) if found else None
 
@@ -70,6 +72,7 @@ class _Watch:
     last: Mapping[str, Array] = field(default_factory=dict)
     same: dict[str, int] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    finite: dict[str, bool] = field(default_factory=dict)
 
     def run_base(self, feeds: Feeds) -> Mapping[str, Array]:
         self.last = self.base(feeds)
@@ -85,6 +88,8 @@ class _Watch:
             if a.dtype.kind in "biu":
                 self.same[name] = self.same.get(name, 0) + int((a == b).sum())
                 self.seen[name] = self.seen.get(name, 0) + a.size
+            elif a.size and not self.finite.get(name):
+                self.finite[name] = bool(np.isfinite(a).any() or np.isfinite(b).any())
         return found
 
     def equal(self) -> dict[str, float]:
@@ -123,7 +128,8 @@ def answers(
         raise UnsupportedModelError(
             str(problem), hint="--no-outputs leaves the comparison of outputs out"
         ) from problem
-    return Answers("", found, watch.equal())
+    empty = tuple(name for name, finite in watch.finite.items() if not finite)
+    return Answers("", found, watch.equal(), empty)
 
 
 def difference(base: Mapping[str, Array], cand: Mapping[str, Array], *, types: bool) -> str:
@@ -156,7 +162,9 @@ def output_gates(found: Answers, limits: Limits, say: Callable[[str], None]) -> 
                 f"{share:.0%} of the integers of '{one_line(name, 60)}' are the same, at least "
                 f"{MIN_EQUAL:.0%} must be"
             )
-    gates = [outputs_gate(problem, 0 if fidelity is None else fidelity.total.mismatched)]
+    gates = [
+        outputs_gate(problem, 0 if fidelity is None else fidelity.total.mismatched, found.empty)
+    ]
     if fidelity is None:
         return gates
     labels = fidelity.accuracy_a is not None

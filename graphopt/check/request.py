@@ -10,6 +10,7 @@ from graphopt.data import Dataset, open_data, synthetic
 from graphopt.data.preprocess import load_preprocess
 from graphopt.errors import DataError, UsageError
 from graphopt.model import Feeds, Inputs
+from graphopt.profiles.interleave import Budget
 from graphopt.recipe import Recipe
 
 SYNTHETIC, SYNTHETIC_THERE = 16, 4
@@ -59,7 +60,18 @@ class Request:
     @property
     def seconds(self) -> float:
         """What rounds may take."""
-        return self.budget_s or (REMOTE_SECONDS if self.remote else SECONDS)
+        if self.budget_s is not None:
+            return self.budget_s
+        return REMOTE_SECONDS if self.remote else SECONDS
+
+    @property
+    def budget(self) -> Budget:
+        """The rounds: more openings with more time than usual.
+
+        Raises:
+            UsageError: it is none.
+        """
+        return Budget.of(self.seconds, REMOTE_SECONDS if self.remote else SECONDS)
 
     @property
     def data(self) -> str | None:

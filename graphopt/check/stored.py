@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from graphopt.check.artifacts import exists, find
 from graphopt.check.gates import TimeGate
@@ -15,7 +16,11 @@ from graphopt.profiles.latency import LatencyProfile
 from graphopt.profiles.regression import CONFIDENCE, Verdict, judge_stored
 from graphopt.profiles.run import Run
 from graphopt.profiles.state import differences, fingerprint
+from graphopt.profiles.sweep import Sweep
 from graphopt.wording import counted, one_line
+
+if TYPE_CHECKING:
+    from graphopt.profiles.history import History
 
 _MOST_SIBLINGS = 8
 _LOOKED_AT = 200
@@ -51,6 +56,7 @@ def baseline(
     history: Path | None,
     subject: str,
     environment: Mapping[str, str] | None = None,
+    batch: int | None = None,
 ) -> Path | Stored:
     """Return what ``--baseline`` means: a file first, then a name in the history.
 
@@ -59,6 +65,7 @@ def baseline(
         history: the history's file, or None.
         subject: the name that runs of the candidate go by.
         environment: of this machine, to find the last good run of one like it.
+        batch: what is to be timed, to find it in a sweep; None for 1.
 
     Returns:
         The path of an artifact, or a stored run.
@@ -68,7 +75,7 @@ def baseline(
     """
     path = Path(ref)
     if exists(path):
-        return _from_file(path) if is_json(path) else find(path)
+        return _from_file(path, batch) if is_json(path) else find(path)
     if history is None:
         try:
             return find(path)  # says that there is none, and what comes nearest
@@ -91,7 +98,24 @@ def is_json(path: Path) -> bool:
     return path.suffix.lower() == ".json" or head[:1] in (b"{", b"[")
 
 
-def _from_file(path: Path) -> Stored:
+def _point(sweep: Sweep, batch: int | None) -> LatencyProfile:
+    """Return the point of a sweep that a check can be held against.
+
+    Raises:
+        UsageError: none has this batch (1, or the only one there is) and one stream.
+    """
+    alone = {point.batch: point for point in sweep.points if point.streams == 1}
+    if batch is None:
+        batch = next(iter(alone)) if len(alone) == 1 else 1
+    if batch in alone:
+        return alone[batch]
+    told = ", ".join(map(str, sorted(alone))) or "none"
+    raise UsageError(
+        f"a sweep without the batch {batch} on one stream (it has {told}): choose by --batch"
+    )
+
+
+def _from_file(path: Path, batch: int | None) -> Stored:
     what = "run written by graphopt profile -o or check -o"
     raw = read_json(path, what)
     kind = raw.get("kind") if isinstance(raw, dict) else None
@@ -101,8 +125,12 @@ def _from_file(path: Path) -> Stored:
             "compares with what it built"
         )
     try:
-        if kind == "graphopt-latency-profile":
-            profile = LatencyProfile.from_json(raw)
+        if kind in ("graphopt-latency-profile", "graphopt-latency-sweep"):
+            profile = (
+                _point(Sweep.from_json(raw), batch)
+                if kind == "graphopt-latency-sweep"
+                else LatencyProfile.from_json(raw)
+            )
             run = Run(
                 "profile",
                 path.stem,
@@ -123,11 +151,19 @@ def _from_history(
     from graphopt.profiles.history import History, Query
 
     if not exists(file):
-        raise UsageError(f"no file {one_line(ref)}, and no history {one_line(file)} to find it in")
+        raise UsageError(
+            f"no file {one_line(ref)}, and no history {one_line(file)} to find it in",
+            hint=f"the first run begins it: check --baseline FILE --history {one_line(file)} "
+            "--store NAME, or profile --history",
+        )
     with History.open(file, write=False) as history:
         # A name is asked for as it is: where its machine is another one, that is to be said.
         last = ref == "last-good" or ref.startswith("branch:")
-        here = fingerprint(environment) if last and environment else None
+        here: Mapping[str, str] | None = None
+        if last and environment:
+            here = fingerprint(environment)
+        if here is not None and "threads" not in here:
+            here = _with_any_threads(history, ref, subject, here)
         try:
             number, run = history.baseline(
                 ref, subject=subject, fingerprint=here, with_samples=True
@@ -155,6 +191,27 @@ def _from_history(
                 break
     where = f"run {number} of {one_line(file)} ({one_line(ref)})"
     return checked(Stored(run, where, tuple(found)))
+
+
+def _with_any_threads(
+    history: History, ref: str, subject: str, here: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return the fingerprint of the newest good run that differs in no more than threads.
+
+    ``here`` itself where there is none: the history then says what there is.
+    """
+    from graphopt.profiles.history import Query
+
+    branch = ref.removeprefix("branch:") if ref.startswith("branch:") else None
+    seen: set[str] = set()
+    for entry in history.entries(Query(subject=subject, branch=branch)):
+        if entry.machine in seen or not entry.samples or entry.status not in {"pass", "none"}:
+            continue
+        seen.add(entry.machine)
+        there = history.get(entry.id).fingerprint
+        if not differences({**there, "threads": ""}, {**here, "threads": ""}):
+            return there
+    return here
 
 
 def checked(stored: Stored) -> Stored:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from graphopt.check.gates import TimeGate, means
+from graphopt.check.gates import TimeGate, latency_gate, means
 from graphopt.engines import Session
 from graphopt.engines.onnxruntime import OnnxRuntimeSession
 from graphopt.model import Feeds
@@ -24,6 +27,7 @@ from graphopt.profiles.regression import (
     judge_percentile,
 )
 from graphopt.runtime import open_session, timing_options
+from graphopt.wording import one_line
 
 if TYPE_CHECKING:
     from graphopt.engines.trtexec.engine import Trtexec
@@ -120,6 +124,13 @@ class RemoteTimer:
         self._tool, self._path, self._sizes, self._say = tool, path, sizes, say
         self._left: deque[float] = deque()
         self.environment: Mapping[str, str] = {}
+        self._runs = 0
+        self._warned: dict[str, tuple[str, int]] = {}
+
+    def warnings(self) -> list[str]:
+        """Return what the machine's states said against the figures, each thing once."""
+        name, runs = one_line(self._path.name, 60), self._runs
+        return [f"{line} ({name}: {n} of {runs} runs)" for line, n in self._warned.values()]
 
     @contextmanager
     def open(self) -> Iterator[Timed]:
@@ -142,9 +153,15 @@ class RemoteTimer:
         from graphopt.engines.trtexec.engine import Timing
 
         asked = Timing(REMOTE_WARMUP_MS, REMOTE_SECONDS, max(_REMOTE_RUNS, runs))
-        found = self._tool.time(self._path, self._sizes, asked, say=self._say).latency
-        self.environment = found.environment
-        return found.samples_ms
+        timed = self._tool.time(self._path, self._sizes, asked, say=self._say)
+        self._runs += 1
+        for line in timed.warnings:
+            # How long clocks were held, or how busy others were, differs from run to run.
+            kind = re.sub(r"[\d.]+", "#", line)
+            first, times = self._warned.get(kind, (line, 0))
+            self._warned[kind] = (first, times + 1)
+        self.environment = timed.latency.environment
+        return timed.latency.samples_ms
 
 
 def verdict_on(gate: TimeGate, rounds: Sequence[Round], *, seed: int, looks: int) -> Verdict:
@@ -157,9 +174,39 @@ def verdict_on(gate: TimeGate, rounds: Sequence[Round], *, seed: int, looks: int
     return judge(used, gate.limit, confidence=CONFIDENCE, seed=seed, looks=looks)
 
 
-def decide(gates: Sequence[TimeGate], rounds: Sequence[Round], *, seed: int, looks: int) -> Verdict:
-    """Return the weightiest verdict: rounds are added until each is decided, or one fails."""
+def opening_medians(rounds: Sequence[Round]) -> tuple[float, ...]:
+    """Return the candidate's median of each opening, in ms."""
+    openings: dict[int, list[float]] = {}
+    for each in rounds:
+        openings.setdefault(each.opening, []).extend(each.cand_samples)
+    return tuple(median(openings[number]) for number in sorted(openings))
+
+
+def decide(
+    gates: Sequence[TimeGate],
+    rounds: Sequence[Round],
+    *,
+    seed: int,
+    looks: int,
+    max_latency: float | None = None,
+) -> Verdict:
+    """Return the weightiest verdict: rounds are added until each is decided, or one fails.
+
+    Args:
+        gates: limits on times that are compared.
+        rounds: all so far.
+        seed: of the bootstrap.
+        looks: how often in all this is asked.
+        max_latency: what the candidate's own median may be, in ms; None for no limit.
+    """
     found = [verdict_on(gate, rounds, seed=seed, looks=looks) for gate in gates]
+    if max_latency is not None:
+        alone = latency_gate(
+            max_latency, opening_medians(rounds), confidence=CONFIDENCE, looks=looks
+        )
+        if alone.status in ("fail", "inconclusive"):
+            why = f"--max-latency: {alone.note}"
+            found.append(replace(found[0], status=alone.status, why=why, reason=why))
     for status in ("fail", "inconclusive"):
         for verdict in found:
             if verdict.status == status:

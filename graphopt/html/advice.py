@@ -6,11 +6,17 @@ import re
 from collections.abc import Iterator
 
 from graphopt.html.blocks import Advice, Advices, Block, Details, Section, Table, Words
+from graphopt.html.glance import compared
 from graphopt.html.raw import Raw
 from graphopt.html.source import Built
+from graphopt.html.terms import label, times
 from graphopt.wording import counted
 
 _EXAMPLES, _GROUPS = 4, 60
+# A p99 beyond so many medians is a sign of a machine that was busy.
+_TAIL = 3.0
+# Below this SQNR, in dB, outputs are another model's.
+_LITTLE = 10.0
 # A refusal's reason -> what to do about it. What none fits stands as it is.
 _REMEDIES = (
     (r"allocation keeps all", "Nothing: others cost less. [prune.ratios] in a recipe forces one."),
@@ -36,7 +42,8 @@ _GATES = {
 
 def section(built: Built) -> Section | None:
     """Return the section, or None where there is nothing to say."""
-    items = [*_gates(built), *_synthetic(built), *_findings(built), *_warnings(built)]
+    asked = (_gates, _synthetic, _lost, _unsteady, _findings, _warnings)
+    items = [item for ask in asked for item in ask(built)]
     blocks: list[Block] = []
     if items:
         blocks.append(Advices(items))
@@ -74,6 +81,48 @@ def _synthetic(built: Built) -> Iterator[Advice]:
         )
 
 
+def _lost(built: Built) -> Iterator[Advice]:
+    """Say so where the outputs have little to do with the original's any more."""
+    found = built.metric("SQNR")
+    ratio = None if found is None else found.values.get(built.last)
+    agree = built.metric("top-1 agreement")
+    # Answers may stay while the figures behind them change: as pruning does.
+    same = 0.0 if agree is None else agree.values.get(built.last, 0.0)
+    if ratio is not None and ratio < _LITTLE and same < 90 and not built.raw.items("gates"):
+        yield Advice(
+            "bad",
+            "outputs differ",
+            f"The SQNR of the outputs is {ratio:.1f} dB: little is left of what the model said.",
+            "Give --min-sqnr: it leaves the fewest layers in float that meet it. Or prune less.",
+        )
+
+
+def _unsteady(built: Built) -> Iterator[Advice]:
+    """Say so where times are too scattered to be quoted."""
+    stored = built.raw.inner("latency")
+    tails = []
+    for name in [c for c in (*built.columns, "engine") if c in stored.data]:
+        one = stored.inner(name)
+        middle, slow = one.number("p50_ms"), one.number("p99_ms")
+        if middle is not None and slow is not None and 0 < middle < slow / _TAIL:
+            tails.append(f"{times(slow / middle)} ({label(name)})")
+    found = compared(built)
+    parts = []
+    if found is not None and found.wide:
+        sure = f"{times(found.least)} and {times(found.most)}"
+        parts.append(f"the change in speed is between {sure}; the runs tell no closer")
+    if tails:
+        parts.append(f"the 99th percentile of latency is {', '.join(tails)} the median")
+    if parts:
+        what = _sentence("; ".join(parts))
+        yield Advice(
+            "note",
+            "unsteady times",
+            f"{what}: a sign that something else ran on the machine.",
+            "Build again on a quiet machine before quoting times.",
+        )
+
+
 def _findings(built: Built) -> Iterator[Advice]:
     for one in built.raw.inner("lint").objects("findings")[:_GROUPS]:
         severity, where = one.text("severity"), one.texts("where")
@@ -86,6 +135,8 @@ def _findings(built: Built) -> Iterator[Advice]:
 def _warnings(built: Built) -> Iterator[Advice]:
     findings = {one.text("what") for one in built.raw.inner("lint").objects("findings")}
     told = [w for w in built.raw.texts("warnings") if not any(f and f in w for f in findings)]
+    if built.raw.truth("synthetic"):
+        told = [w for w in told if "SYNTHETIC" not in w]  # said above
     for text in told[:_GROUPS]:
         do = next((do for pattern, do in _WARNINGS if re.search(pattern, text)), "")
         yield Advice("note", "warning", _sentence(text), do)

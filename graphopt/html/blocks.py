@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 Tone = Literal["", "good", "bad", "note"]
@@ -19,6 +19,22 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading within a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pill:
+    """A word that marks a row: ``tone`` is ``"pass"``, ``"fail"`` or ``"soft"``."""
+
+    word: str
+    tone: Literal["pass", "fail", "soft"] = "soft"
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table whose first column names the rows.
 
@@ -28,6 +44,7 @@ class Table:
         rows: of as many cells.
         figures: the columns that hold figures: they stand to the right.
         code: the columns that hold names of the model or files.
+        pills: row -> what marks it.
     """
 
     kind: ClassVar[str] = "table"
@@ -36,6 +53,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     figures: frozenset[int] = frozenset()
     code: frozenset[int] = frozenset()
+    pills: Mapping[int, Pill] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +139,9 @@ class Advices:
     items: Sequence[Advice]
 
 
-Block: TypeAlias = "Words | Table | Figure | Gallery | Picture | Details | Steps | Advices"
+Block: TypeAlias = (
+    "Words | Heading | Table | Figure | Gallery | Picture | Details | Steps | Advices"
+)
 
 
 @dataclass(frozen=True, slots=True)

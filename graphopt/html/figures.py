@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from graphopt.html.blocks import Block, Section, Table, Words
+from graphopt.html.blocks import Block, Pill, Section, Table, Words
 from graphopt.html.source import Built, Metric
-from graphopt.html.terms import BEFORE, change, label, told
+from graphopt.html.terms import BEFORE, ESTIMATED, change, label, told
 
 
 def section(built: Built, baseline: Built | None = None) -> Section | None:
@@ -19,8 +19,10 @@ def section(built: Built, baseline: Built | None = None) -> Section | None:
     head = ["", *(label(c) for c in built.columns), "change"]
     if baseline is not None:
         head += ["the other build", "against it"]
+    # What was estimated stands below what was found, and is marked.
+    ordered = sorted(built.metrics, key=_estimated)
     rows = []
-    for metric in built.metrics:
+    for metric in ordered:
         cells = [
             told(metric.values[c], metric.unit) if c in metric.values else "–"
             for c in built.columns
@@ -29,21 +31,33 @@ def section(built: Built, baseline: Built | None = None) -> Section | None:
         moved = ""
         if both and built.last != BEFORE:
             moved = change(metric.unit, metric.values[BEFORE], metric.values[built.last])
-        row = [metric.name, *cells, moved]
+        row = [_name(built, metric), *cells, moved]
         if baseline is not None:
             row += _against(built, baseline, metric.name)
         rows.append(row)
-    blocks: list[Block] = [
-        Table(
-            "Every figure that was measured, step by step",
-            head,
-            rows,
-            frozenset(range(1, len(head))),
-        )
+    pills = {i: Pill("estimate") for i, metric in enumerate(ordered) if _estimated(metric)}
+    marked = ", step by step; what is marked an estimate was measured nowhere"
+    caption = f"Every figure{marked}" if pills else "Every figure, step by step"
+    figures = frozenset(range(1, len(head)))
+    blocks: list[Block] = [Table(caption, head, rows, figures, pills=pills)]
+    notes = [
+        f"{_name(built, m)}{' (estimate)' if _estimated(m) else ''}: {m.note}"
+        for m in ordered
+        if m.note and not _elsewhere(built, m)
     ]
-    notes = [f"{m.name}: {m.note}" for m in built.metrics if m.note and not _elsewhere(built, m)]
     blocks += [Words(f"{note}.", soft=True) for note in notes]
     return Section("figures", "Before and after", blocks)
+
+
+def _estimated(metric: Metric) -> bool:
+    return metric.name == ESTIMATED
+
+
+def _name(built: Built, metric: Metric) -> str:
+    if not _estimated(metric):
+        return metric.name
+    device = built.raw.inner("roofline").text("device")
+    return f"latency on {device}" if device else "latency"
 
 
 def _elsewhere(built: Built, metric: Metric) -> bool:

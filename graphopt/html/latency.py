@@ -12,7 +12,7 @@ from graphopt.html.blocks import Block, Details, Figure, Section, Table, Words
 from graphopt.html.glance import compared
 from graphopt.html.raw import Raw
 from graphopt.html.source import Built
-from graphopt.html.terms import BEFORE, label, share, told
+from graphopt.html.terms import BEFORE, NBSP, label, share, told
 from graphopt.profiles.latency import LatencyProfile
 
 Ends: TypeAlias = "tuple[float, float] | None"
@@ -59,11 +59,10 @@ def _words(built: Built) -> list[Block]:
     note = "" if metric is None or not metric.note else f"Measured so: {metric.note}."
     if found is None:
         return [Words(note, soft=True)] if note else []
-    low, high, confidence = found
-    change = f"{100 * low:+.1f} % to {100 * high:+.1f} %"
+    low, high = (f"{100 * (1 / ratio - 1):+.1f}{NBSP}%" for ratio in (found.most, found.least))
     text = (
-        f"From {label(BEFORE)} to {label(built.last)} the median changes by {change} "
-        f"({share(confidence)} interval, from interleaved runs). {note}"
+        f"From {label(BEFORE)} to {label(built.last)} the median changes by {low} to {high} "
+        f"({share(found.confidence)} interval, from interleaved runs). {note}"
     )
     return [Words(text.strip())]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from graphopt.html import (
     accuracy,
     advice,
@@ -13,6 +15,7 @@ from graphopt.html import (
     ranges,
     roof,
     runs,
+    trend,
     widths,
 )
 from graphopt.html.blocks import Page
@@ -22,15 +25,26 @@ from graphopt.html.terms import label
 _STATUS = {"pass": "limits met", "fail": "a limit was missed"}
 
 
-def page_of(built: Built, baseline: Built | None = None) -> Page:
+def page_of(
+    built: Built,
+    baseline: Built | None = None,
+    *,
+    pictures: bool = True,
+    history: Path | None = None,
+    subject: str | None = None,
+) -> Page:
     """Return what is to be said of a build.
 
     Args:
         built: the build, as :func:`graphopt.html.source.read_build` read it.
         baseline: another build to compare figures with, or None.
+        pictures: whether the images it was calibrated on may be shown.
+        history: a history, for the builds before this one, or None.
+        subject: what its builds are called there; the model's name where None.
 
     Raises:
-        UsageError: its report contradicts what such a report looks like.
+        UsageError: its report contradicts what such a report looks like, or the history has no
+            such build.
     """
     sections = [
         advice.section(built),
@@ -41,7 +55,8 @@ def page_of(built: Built, baseline: Built | None = None) -> Page:
         ranges.section(built),
         roof.section(built),
         runs.section(built),
-        images.section(built),
+        None if history is None else trend.section(built, history, subject),
+        images.section(built) if pictures else None,
         origin.steps(built),
         origin.files(built),
     ]

@@ -8,6 +8,7 @@ from graphopt.calibrators.histogram import Histogram
 from graphopt.calibrators.table import CalibrationTable
 from graphopt.charts import Threshold, histogram
 from graphopt.charts.scale import brief
+from graphopt.charts.svg import tell_apart
 from graphopt.errors import UsageError
 from graphopt.html.blocks import Block, Details, Figure, Gallery, Section, Table, Words
 from graphopt.html.raw import read_json
@@ -16,7 +17,7 @@ from graphopt.html.terms import share
 from graphopt.output import TABLE
 from graphopt.wording import counted, one_line
 
-_SHOWN, _ROWS = 12, 400
+_SHOWN, _ROWS, _LONGEST = 12, 400, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,11 @@ def section(built: Built) -> Section | None:
         )
     ]
     drawn = _distinct(cuts)
+    makers = _makers(built)
     if drawn:
-        figures = [_figure(members, i) for i, members in enumerate(drawn[:_SHOWN])]
+        members = drawn[:_SHOWN]
+        names = tell_apart([_named(group[0].name, makers) for group in members], _LONGEST)
+        figures = [_figure(group, i, names[i]) for i, group in enumerate(members)]
         which = f"the {_SHOWN} that clip most" if len(drawn) > _SHOWN else "all that differ"
         blocks.append(
             Words(
@@ -63,16 +67,22 @@ def section(built: Built) -> Section | None:
         )
         blocks.append(Gallery(figures))
     rows = [
-        (one_line(c.name, 200), brief(c.amax), brief(c.largest),
+        (one_line(c.name, 200), makers.get(c.name, ""), brief(c.amax), brief(c.largest),
          "" if c.counts is None else share(c.clipped, 3))
         for c in cuts[:_ROWS]
     ]  # fmt: skip
     more = f", the first {_ROWS}" if len(cuts) > _ROWS else ""
     inner = Table(f"Ranges, those that clip most first{more}",
-                  ("tensor", "threshold", "greatest |x|", "clipped"), rows,
-                  frozenset({1, 2, 3}), frozenset({0}))  # fmt: skip
+                  ("tensor", "made by", "threshold", "greatest |x|", "clipped"), rows,
+                  frozenset({2, 3, 4}), frozenset({0, 1}))  # fmt: skip
     blocks.append(Details(f"All {len(cuts)} ranges{more}", [inner]))
     return Section("calibration", "Calibration", blocks)
+
+
+def _makers(built: Built) -> dict[str, str]:
+    """Return tensor -> the layer that makes it, where the report tells and the names differ."""
+    found = ((one.text("tensor"), one.text("name")) for one in built.raw.objects("layers"))
+    return {tensor: name for tensor, name in found if name and name != tensor}
 
 
 def _reach(cut: _Cut) -> float:
@@ -117,7 +127,14 @@ def _distinct(cuts: list[_Cut]) -> list[list[_Cut]]:
     return list(groups.values())
 
 
-def _figure(members: list[_Cut], index: int) -> Figure:
+def _named(tensor: str, makers: dict[str, str]) -> str:
+    """Return what a tensor goes by: with its layer, unless its own name says that."""
+    maker = one_line(makers.get(tensor, ""), 120)
+    name = one_line(tensor, 240)
+    return f"{maker} ({name})" if maker and not name.startswith(maker) else name
+
+
+def _figure(members: list[_Cut], index: int, name: str) -> Figure:
     cut, counts = members[0], members[0].counts or Histogram.of()
     svg = histogram(
         counts.counts[: counts.occupied()].tolist(),
@@ -131,5 +148,5 @@ def _figure(members: list[_Cut], index: int) -> Figure:
         ident=f"range-{index}",
     )
     alike = f" (and {len(members) - 1} alike)" if len(members) > 1 else ""
-    caption = f"{one_line(cut.name, 120)}{alike}: {share(cut.clipped, 3)} clipped"
+    caption = f"{name}{alike}: {share(cut.clipped, 3)} clipped"
     return Figure(svg, caption, small=True)

@@ -10,12 +10,12 @@ from graphopt.report import human
 
 NBSP = "\N{NO-BREAK SPACE}"
 BEFORE, FP32 = "before", "fp32"
+ESTIMATED = "ESTIMATED latency"
 _LABELS = {
     "before": "as given",
     "fp32": "optimized, fp32",
     "int8": "INT8",
     "fp16": "FP16",
-    "int8+fp16": "INT8 + FP16",
     "w4": "INT4 weights",
     "w8": "INT8 weights",
     "engine": "the engine",
@@ -26,7 +26,7 @@ _MORE = {"accuracy": True, "top-1 agreement": True, "SQNR": True}
 
 def label(column: str) -> str:
     """Return what people call a column of the report."""
-    return _LABELS.get(column, column)
+    return _LABELS.get(column) or " + ".join(_LABELS.get(part, part) for part in column.split("+"))
 
 
 def columns(values: Sequence[Mapping[str, float]]) -> list[str]:
@@ -58,14 +58,30 @@ def share(value: float, digits: int = 0) -> str:
     return f"{percent:.{digits}f}{NBSP}%"
 
 
-def factor(first: float, last: float) -> str:
-    """Write how much faster or slower: ``3.40x faster``."""
+def short(value: float, unit: str) -> str:
+    """Write a figure in three digits, for prose; shares keep their decimals: answers are counts."""
+    if unit == "ms" and 0.1 <= abs(value) < 1e6:
+        digits = f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+        return f"{digits}{NBSP}ms"
+    return told(value, unit) if unit else brief(value)
+
+
+def times(ratio: float) -> str:
+    """Write a factor in three digits at most: ``3.40x``, ``17x``."""
+    if ratio < 9.995:
+        return f"{ratio:.2f}x"
+    return f"{ratio:.3g}x" if ratio < 999.5 else f"{ratio:,.0f}x"
+
+
+def factor(first: float, last: float, *, brief: bool = False) -> str:
+    """Write how much faster or slower: ``3.40x faster``; ``brief`` in three digits at most."""
     if first <= 0 or last <= 0:
         return ""
     ratio = first / last
-    if f"{max(ratio, 1 / ratio):.2f}" == "1.00":
+    most = max(ratio, 1 / ratio)
+    if f"{most:.2f}" == "1.00":
         return "as fast"
-    return f"{ratio:.2f}x faster" if ratio > 1 else f"{1 / ratio:.2f}x slower"
+    return f"{times(most) if brief else f'{most:.2f}x'} {'faster' if ratio > 1 else 'slower'}"
 
 
 def change(unit: str, first: float, last: float) -> str:

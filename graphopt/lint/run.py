@@ -62,10 +62,6 @@ class Lint:
         """The Q and DQ that stand alone, boundaries not counted."""
         return tuple(a for a in self.accounts if a.verdict == ALONE)
 
-    def severities(self) -> dict[str, int]:
-        """Return severity -> how many findings."""
-        return {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
-
     def summary(self) -> str:
         """Return the counts in one line: ``64 Q and 120 DQ: 182 fuse, 2 at the boundary, …``."""
         if self.dialect == NONE:

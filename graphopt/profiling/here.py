@@ -76,9 +76,12 @@ def measure_here(
         )
         after = read_state()
         power = None if meter is None else _power(timers[0], flags["power"], meter)
+        # Of the first point alone, as graphopt check has it: buffers are for the largest.
+        told = getattr(session, "device_bytes", None) if len(asked) == 1 else None
+        memory = None if told is None or timers[0].streams > 1 else int(told())
         layers = _layers(session, feeds[asked[0].batch], flags)
     sweep = Sweep(tuple(with_state(p, before, after) for p in sweep.points), (*notes, *sweep.notes))
-    return Measured(sweep, layers, power, _throttled(before, after))
+    return Measured(sweep, layers, power, _throttled(before, after), memory)
 
 
 def _timers(
@@ -163,7 +166,7 @@ def _layers(session: Any, feeds: Feeds, flags: Mapping[str, Any]) -> LayerTimes 
 def _meter(path: Path) -> Any:
     """Find what tells power, before any work."""
     from graphopt.engines.header import is_engine
-    from graphopt.profiles.meters import find_meter
+    from graphopt.profiles.power.meters import find_meter
 
     return find_meter("gpu" if is_engine(path) else "cpu")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.profiles.comparable import fingerprint
 from graphopt.profiles.run import Figure, Run
+from graphopt.profiles.state import fingerprint
 from graphopt.profiles.sweep import Sweep, spell_point
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ class Measured:
         layers: the time of each layer, at the first point; None where it was not asked for.
         power: at the first point; likewise.
         warnings: what the state of the machine says against the figures, a line each.
+        memory: bytes of the device that a run takes, without weights, where the engine tells it.
     """
 
     sweep: Sweep
     layers: LayerTimes | None = None
     power: PowerResult | None = None
     warnings: tuple[str, ...] = ()
+    memory: int | None = None
 
     @property
     def first(self) -> LatencyProfile:
@@ -84,6 +86,8 @@ class Measured:
         Args:
             path: of what was measured.
         """
+        from graphopt.check.artifacts import external_bytes
+        from graphopt.engines.header import is_engine
         from graphopt.files import sha256
 
         first, further = self.first, self.sweep.points[1:]
@@ -93,6 +97,11 @@ class Measured:
             figures += figures_of(point, end)
         if self.power is not None:
             figures += self.power.figures()
+        size = path.stat().st_size + (0 if is_engine(path) else external_bytes(path))
+        figures.append(Figure("size", size, "bytes"))
+        if self.memory is not None:
+            note = "as the engine tells it, without weights"
+            figures.append(Figure("peak_memory", self.memory, "bytes", note=note))
         return Run(
             verb="profile",
             subject=path.name,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt import output
 from graphopt.console import Console
 from graphopt.errors import GraphoptError, OutputExistsError, UsageError
-from graphopt.files import output_error, scratch_beside, write_text
+from graphopt.files import is_stream, output_error, scratch_beside, write_text
 from graphopt.profiles.run import Run
 from graphopt.publish.bmf import bmf
 from graphopt.publish.ci import system, tell
@@ -46,6 +46,7 @@ _OF_A_BUILD = frozenset(
         "prune-plan.json",
     )
 )
+_LONGEST_LABEL = 200
 _OTHERS = ("output", "plot", "layers", "save")
 
 
@@ -60,12 +61,13 @@ def check_outputs(
         folder: where a build puts its results, or None; what a build names itself is refused.
 
     Raises:
-        UsageError: ``--ci`` names nothing known, ``--history`` a file that is none, two outputs
-            name one file, or one is a build's own.
+        UsageError: ``--ci`` names nothing known, ``--label`` is no name, ``--history`` a file that
+            is none, two outputs name one file, or one is a build's own.
         OutputExistsError: an output is an input, or a folder.
         OutputError: an output cannot be written.
     """
     system(flags.get("ci"), {})
+    _check_label(flags.get("label"))
     named = {name: Path(flags[name]) for name in _WRITTEN if flags.get(name) is not None}
     others = {
         name: Path(flags[name])
@@ -89,6 +91,14 @@ def check_outputs(
             )
 
 
+def _check_label(label: str | None) -> None:
+    if label is not None and not (label.isprintable() and len(label) <= _LONGEST_LABEL):
+        raise UsageError(
+            f"--label '{one_line(label, 40)}' is no name: write at most {_LONGEST_LABEL} letters, "
+            "all of which can be seen"
+        )
+
+
 def _of_a_build(path: Path, folder: Path) -> bool:
     named = path.name.startswith("model.") or path.name in _OF_A_BUILD
     return named and _identity(path.parent) == _identity(folder)
@@ -102,8 +112,8 @@ def _check_output(name: str, path: Path, read: Iterable[Path]) -> None:
             raise OutputExistsError(
                 f"--{name}: {one_line(path)} is what is read: use another name for the output"
             )
-        if path.exists() and not path.is_file():
-            return  # a pipe, /dev/stdout
+        if name != "history" and is_stream(path):
+            return
         with scratch_beside(path):
             pass
         if path.exists() and not os.access(path, os.W_OK):
@@ -121,7 +131,7 @@ def _identity(path: Path) -> str:
         return os.path.realpath(path)
 
 
-def publish(run: Run, flags: Mapping[str, Any], ui: Console) -> None:
+def publish(run: Run, flags: Mapping[str, Any], ui: Console) -> int | None:
     """Do all that the flags of ``PUBLISH`` ask for; commit, branch and time are filled in.
 
     What can be written is, even where something else cannot.
@@ -132,17 +142,21 @@ def publish(run: Run, flags: Mapping[str, Any], ui: Console) -> None:
             may be missing.
         ui: told what was written.
 
+    Returns:
+        The run's number in its history; None where it was not added.
+
     Raises:
         GraphoptError: the first that could not be done; where a gate of the run did not pass it
             is a warning, since the gate's own error is about to be raised.
     """
     asked = any(flags.get(name) is not None for name in _WRITTEN)
     if not asked and system(flags.get("ci"), os.environ) == "off":
-        return
+        return None
     run = stamped(run)
     if flags.get("label"):
         run = replace(run, subject=flags["label"])
     steps: list[Callable[[], object]] = []
+    numbers: list[int] = []
     for name, text in _FILES.items():
         if flags.get(name) is not None:
             steps.append(partial(_write, Path(flags[name]), run, text, ui))
@@ -150,7 +164,7 @@ def publish(run: Run, flags: Mapping[str, Any], ui: Console) -> None:
     if where is not None:
         steps.append(lambda: append_summary(run, where, ui))
     if flags.get("history") is not None:
-        steps.append(lambda: _remember(run, flags["history"], ui))
+        steps.append(lambda: numbers.append(_remember(run, flags["history"], ui)))
     steps.append(lambda: tell(run, flags.get("ci"), os.environ, ui, summary=where))
     problems: list[GraphoptError] = []
     for step in steps:
@@ -163,6 +177,7 @@ def publish(run: Run, flags: Mapping[str, Any], ui: Console) -> None:
         ui.warn(str(late))
     if problems and not judged:
         raise problems[0]
+    return numbers[0] if numbers else None
 
 
 def _write(path: Path, run: Run, text: Callable[[Run, Path], str], ui: Console) -> None:
@@ -176,7 +191,8 @@ def _history(path: Path) -> History:
     return History.open(path)
 
 
-def _remember(run: Run, path: Path, ui: Console) -> None:
+def _remember(run: Run, path: Path, ui: Console) -> int:
     with _history(path) as history:
         number = history.add(run)
     ui.info(f"added to {one_line(path)} as run {number}")
+    return number

@@ -23,7 +23,9 @@ def bmf(run: Run) -> str:
     """Return a run's figures in Bencher Metric Format."""
     measures: dict[str, dict[str, float]] = {}
     for figure in run.figures:
-        measures.setdefault(_slug(figure), _values(figure))
+        values = _values(figure)
+        if "value" in values:
+            measures.setdefault(_slug(figure), values)
     return dump_json({one_line(run.subject, _LONGEST_NAME) or run.verb: measures})
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from graphopt.console import Console
@@ -76,16 +77,24 @@ def _github(run: Run, environment: Mapping[str, str], ui: Console, written: Path
         ui.err.file.write(f"{line}\n")
     ui.err.file.flush()
     page, outputs = environment.get("GITHUB_STEP_SUMMARY"), environment.get("GITHUB_OUTPUT")
-    try:
-        if page and not (written is not None and _same(Path(page), written)):
+    if page and not (written is not None and _same(Path(page), written)):
+        with _warned(ui):
             append_summary(run, Path(page), ui)
-        if outputs:
+    if outputs:
+        with _warned(ui):
             _outputs(run, Path(outputs))
             ui.info("GitHub: set the step's outputs status, failed and metrics")
-    except OutputError as problem:
-        ui.warn(str(problem))
     if not (page or outputs):
         ui.warn("this is no step of GitHub Actions: GITHUB_STEP_SUMMARY is not set")
+
+
+@contextmanager
+def _warned(ui: Console) -> Iterator[None]:
+    """Warn of what cannot be written: neither page nor outputs are worth a step that passed."""
+    try:
+        yield
+    except OutputError as problem:
+        ui.warn(str(problem))
 
 
 def _outputs(run: Run, path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from graphopt.profiles.run import Gate, Run
-from graphopt.publish.words import gate_words
+from graphopt.publish.words import gate_words, interval_words
 
 # Of XML 1.0: all that is no Char, and what an encoder of UTF-8 refuses.
 _NO_CHAR = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -50,6 +50,7 @@ def junit(run: Run) -> str:
         *cases,
         *([element("system-out", {}, escaped(notes))] if notes else []),
     )
+    del counts["skipped"]  # Jenkins's schema knows none here
     whole = element("testsuites", {"name": "graphopt", **counts}, suite)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{whole}\n'
 
@@ -84,8 +85,7 @@ def _properties(run: Run) -> list[str]:
     }
     for figure in run.figures:
         unit = f" {figure.unit}" if figure.unit else ""
-        between = "" if figure.low is None else f" [{figure.low:.6g}, {figure.high:.6g}]"
-        values[f"figure.{figure.name}"] = f"{figure.value:.10g}{unit}{between}"
+        values[f"figure.{figure.name}"] = f"{figure.value:.10g}{unit}{interval_words(figure)}"
     values.update((f"machine.{name}", text) for name, text in sorted(run.environment.items()))
     return [
         element("property", {"name": name, "value": text}) for name, text in values.items() if text

@@ -33,7 +33,11 @@ def found_words(gate: Gate) -> str:
 
 def limit_words(gate: Gate) -> str:
     """Return what a gate allows; one without a unit judges no figure, but yes or no."""
-    return amount(gate.limit, gate.unit) if gate.unit else "-"
+    if not gate.unit:
+        return "-"
+    # What was found is the change of throughput, so its limit is one below zero.
+    sign = -1.0 if gate.name == "max-throughput-drop" else 1.0
+    return amount(sign * gate.limit, gate.unit)
 
 
 def gate_words(gate: Gate) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from helpers import conv_net, image_samples
+from helpers import command_line, conv_net, image_samples
 
 from graphopt.calibrators import CALIBRATORS, CalibrationTable
 from graphopt.calibrators.cache import read_cache
-from graphopt.cli import main
 from graphopt.data import Dataset
 from graphopt.model import Model
 from graphopt.quantize import wanted_tensors
+
+call = partial(command_line, "calibrate")
 
 IMAGES = image_samples(24)
 
@@ -27,12 +29,6 @@ def _in_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conv_net(32).save("net.onnx")
     for name, part in {"all": IMAGES, "head": IMAGES[:10], "tail": IMAGES[10:]}.items():
         np.savez(f"{name}.npz", image=part)
-
-
-def call(*args: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["calibrate", *args])
-    return int(ended.value.code or 0)
 
 
 def measure(data: str, out: str, *args: str) -> CalibrationTable:

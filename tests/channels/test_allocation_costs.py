@@ -17,8 +17,8 @@ from graphopt.errors import UsageError
 from graphopt.model import Model
 from graphopt.passes.prune_channels import PruneChannels
 from graphopt.profiles import DeviceProfile, load_device
-from graphopt.profiles.anchors import fit
 from graphopt.profiles.roofline import Rates, estimate
+from graphopt.profiles.roofline.anchors import fit
 
 # Grouped, depthwise and transposed convolution, both axes of a Gemm, Concat, a residual, a Split.
 NET = """g (float[N,3,H,W] x, float[12,3,3,3] w1, float[12] b1, float[12,6,3,3] w2,

@@ -30,7 +30,7 @@ from graphopt.charts import (
 )
 from graphopt.charts.frame import spread
 from graphopt.charts.scale import brief, scale_of
-from graphopt.charts.svg import COLOURS, shorten
+from graphopt.charts.svg import COLOURS, shorten, tell_apart
 
 ANY = st.floats(allow_nan=False, allow_infinity=False)
 POSITIVE = st.floats(min_value=5e-324, allow_nan=False, allow_infinity=False)
@@ -220,3 +220,59 @@ def test_a_long_name_keeps_both_ends() -> None:
     short = shorten("a" * 30 + "b" * 30, 11)
     assert len(short) == 11
     assert short == "aaaaa…bbbbb"
+
+
+def test_names_that_differ_are_told_apart() -> None:
+    names = [f"module.block.layers.{i}.attention.output.dense.projection" for i in (9, 10, 11)]
+    cut = tell_apart(names, 20)
+    assert len(set(cut)) == 3
+    assert all(len(name) <= 20 for name in cut)
+    for i, name in zip((9, 10, 11), cut, strict=True):
+        assert re.search(rf"…{i}\b", name)
+    assert tell_apart(["a", "b"], 20) == ["a", "b"]
+    assert tell_apart([], 20) == []
+    assert tell_apart(["x" * 50] * 2, 11) == [shorten("x" * 50, 11)] * 2
+
+
+@SOME
+@given(st.lists(st.text(max_size=40), max_size=6), st.integers(4, 30))
+def test_names_keep_to_their_length(names: list[str], most: int) -> None:
+    cut = tell_apart(names, most)
+    assert len(cut) == len(names)
+    assert all(len(name) <= most for name in cut)
+    # Never fewer are told apart than by their ends alone.
+    assert len(set(cut)) >= len({shorten(name, most) for name in names})
+
+
+def _cluster() -> list[Work]:
+    small = [Work(f"small{i}", 1e6 + i, 1e5, 0.011, "floor") for i in range(40)]
+    return [*small, *(Work(f"slow{i}", 1e6 + i, 1e5, 0.02 + i / 1e3, "memory") for i in range(4))]
+
+
+def test_names_on_a_roofline_lie_on_no_other() -> None:
+    root = checked(roofline([Roof("int8", 65e12, 320e9)], _cluster(), title="t"))
+    texts = [e for e in root.iter() if str(e.text or "").startswith(("slow", "small"))]
+    texts = [e for e in texts if e.tag.endswith("text")]
+    assert [e.text for e in texts] == ["slow3", "slow2", "slow1"]
+    boxes = [(float(str(e.get("x"))), float(str(e.get("y")))) for e in texts]
+    for i, (x, y) in enumerate(boxes):
+        for u, v in boxes[:i]:
+            assert abs(y - v) >= 14 or abs(x - u) >= 5 * 11 * 0.61
+
+
+def test_on_a_roofline_only_what_stands_out_is_named() -> None:
+    alike = [Work(f"layer{i}", 1e6, 1e5, 0.011, "floor") for i in range(40)]
+    svg = roofline([], alike, title="t")
+    assert not [e for e in checked(svg).iter() if str(e.text).startswith("layer")
+                and e.tag.endswith("text")]  # fmt: skip
+
+
+def test_a_layer_far_from_the_others_does_not_stretch_a_roofline() -> None:
+    far = Work("gemm", 640, 4456, 0.0112, "floor")
+    root = checked(roofline([Roof("int8", 65e12, 320e9)], [*_cluster(), far], title="t"))
+    texts = [str(e.text) for e in root.iter() if e.tag.endswith("text")]
+    assert "1 small, outside of the axes" in texts
+    assert len([e for e in root.iter() if e.tag.endswith("circle")]) == 44
+    long = Work("gemm", 640, 4456, 1.0, "floor")  # what takes long is always drawn
+    root = checked(roofline([Roof("int8", 65e12, 320e9)], [*_cluster(), long], title="t"))
+    assert len([e for e in root.iter() if e.tag.endswith("circle")]) == 45

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, conv_net, image_samples
+from helpers import ROOT, conv_net, image_samples, told
 
 sys.path.insert(0, str(ROOT / "tests" / "check"))
 
@@ -28,13 +28,4 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line: exit code, what it printed, what it said."""
-    from graphopt.cli import _run
-
-    def run(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = _run([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
+    return told(capsys)

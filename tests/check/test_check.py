@@ -18,6 +18,7 @@ import pytest
 from fakes import interleaved, rounds
 from helpers import SHARED, needs_shared, parse
 
+from graphopt.errors import OutputError
 from graphopt.profiles.history import History
 from graphopt.profiles.run import Run
 
@@ -73,8 +74,9 @@ def test_a_table_and_a_line(work: Path, call: Call, fake: Any) -> None:
     assert [w for w in lines[0].split("  ") if w][:2] == ["gate", "baseline"]
     assert "max-regression" in lines[1]
     assert lines[1].rstrip().endswith("fail")
-    assert lines[-1].startswith("fail: max-regression; median latency +9.9")
-    assert "limit 5 %" in lines[-1]
+    assert lines[-1].startswith("fail: max-regression: median latency +9.9")
+    assert lines[-1].endswith("limit 5 %")
+    assert "graphopt profile --layers" in err
     assert "baseline and candidate are the same file" in err
 
 
@@ -95,7 +97,7 @@ def test_other_answers_fail_however_fast(work: Path, call: Call, fake: Any) -> N
     fake(0.5)
     code, out, err = call("check", "other.onnx", "--baseline", "net.onnx", "--json")
     assert (code, gates(out)["max-regression"], gates(out)["min-sqnr"]) == (1, "pass", "fail")
-    assert "min-sqnr (the candidate gives other answers)" in err
+    assert " dB, limit at least 10 dB\nthe candidate gives other answers" in err
     code, out, _ = call("check", "other.onnx", "--baseline", "net.onnx", "--no-outputs", "--json")
     assert (code, gates(out)) == (0, {"max-regression": "pass"})
     assert "outputs were not compared (--no-outputs)" in json.loads(out)["notes"]
@@ -118,7 +120,31 @@ def test_nan_fails(work: Path, call: Call, fake: Any) -> None:
     parse(text % "r = Relu(x) s = Log(r) t = Exp(s) u = Sub(s, s) y = Add(t, u)").save("b.onnx")
     code, _, err = call("check", "b.onnx", "--baseline", "a.onnx")
     assert code == 1
-    assert "are NaN or infinite in one of the two only" in err
+    assert "NaN or infinite in one of the two only: " in err
+
+
+def test_answers_that_are_no_numbers_in_both_are_not_compared(
+    work: Path, call: Call, fake: Any
+) -> None:
+    fake(1.0)
+    text = "net (float[N,3] x) => (float[N,3] y) { a = Abs(x) b = Neg(a) y = %s(b) }"
+    parse(text % "Log").save("a.onnx")
+    parse(text % "Sqrt").save("b.onnx")
+    code, out, err = call("check", "b.onnx", "--baseline", "a.onnx", "--json")
+    assert (code, gates(out)["outputs"]) == (5, "inconclusive")
+    assert "all of 'y' is NaN or infinite in both: give real samples with --data" in err
+    assert "min-sqnr" not in gates(out)
+
+
+def test_a_short_budget_is_told_how_much_would_do(work: Path, call: Call) -> None:
+    words = ("--budget", "0.001", "--max-p99", "10%")
+    code, out, err = call("check", "net.onnx", "--baseline", "net.onnx", *words)
+    assert code == 5
+    assert "at least 5 openings are needed, and there are 1" in out
+    assert "e+" not in out and "000000" not in out
+    assert "give it more time: --budget " in err
+    code, out, err = call("check", "other.onnx", "--baseline", "net.onnx", *words)
+    assert (code, out.splitlines()[-1][:15]) == (1, "fail: min-sqnr:")
 
 
 def test_inputs_that_differ_are_refused(work: Path, call: Call) -> None:
@@ -143,6 +169,7 @@ def test_inputs_that_differ_are_refused(work: Path, call: Call) -> None:
         (("--baseline", "net.onnx", "--max-drop", "1"), 2, "--max-drop needs samples"),
         (("--baseline", "net.onnx", "--no-outputs", "--min-sqnr", "9"), 2, "--no-outputs"),
         (("--baseline", "net.onnx", "--store", "v1"), 2, "--history FILE"),
+        (("--baseline", "net.onnx", "--store", "last-good", "--history", "h"), 2, "meaning of its"),
         (("--baseline", "net.onnx", "--budget", "0"), 2, "budget"),
         (("--baseline", "net.onnx", "--trtexec", "t", "--threads", "2"), 2, "--threads"),
         (("--baseline", "net.onnx", "--trtexec", "t", "--max-memory", "2"), 2, "--max-memory"),
@@ -234,6 +261,20 @@ def test_stored_when_it_passes_and_not_when_it_fails(work: Path, call: Call, fak
         number, run = history.baseline("good", subject="net")
         assert (number, run.status, run.subject) == (1, "pass", "net")
         assert len(history.entries()) == 2
+
+
+def test_a_missed_limit_outweighs_a_history_that_cannot_be_written(
+    work: Path, call: Call, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OutputError("no space left")
+
+    monkeypatch.setattr(History, "add", full)
+    words = ("--baseline", "net.onnx", "--history", "h.db", "--store", "good")
+    for slowness, expected in ((1.0, 4), (2.0, 1)):
+        fake(slowness)
+        code, _, err = call("check", "net.onnx", *words)
+        assert (code, "no space left" in err) == (expected, True), err
 
 
 def test_external_weights_count_in_the_size(work: Path, call: Call) -> None:

@@ -16,12 +16,12 @@ from graphopt.check.gates import (
     growth_gate,
     latency_gate,
     outputs_gate,
-    reasons,
     sqnr_gate,
     time_gate,
     time_gates,
 )
 from graphopt.check.timing import decide, verdict_on
+from graphopt.check.words import advice, reasons
 from graphopt.percent import parse_percent, spell_percent
 from graphopt.profiles.regression import Round
 from graphopt.profiles.run import Gate
@@ -167,14 +167,43 @@ def test_answers() -> None:
     assert (identical.status, identical.value, identical.note) == ("pass", None, "identical")
     assert (zero.status, zero.value) == ("fail", None)
     assert outputs_gate("", 0).status == "pass"
-    assert "2 elements are NaN" in outputs_gate("", 2).note
+    assert "in one of the two only: 2 elements" in outputs_gate("", 2).note
 
 
-def test_reasons_name_each_gate() -> None:
+def test_reasons_tell_figures_and_limits_and_advice_what_to_do() -> None:
     gates = [outputs_gate("other names", 0), sqnr_gate(10, "y", 1), sqnr_gate(10, "y", 20)]
-    told = reasons(gates, "fail")
-    assert told == "outputs (other names); min-sqnr (the candidate gives other answers)"
-    assert reasons(gates, "inconclusive") == ""
+    (asked,) = time_gates(limits(max_regression="3%"))
+    gates.append(time_gate(asked, verdict_on(asked, rounds(1.1), seed=0, looks=5)))
+    told = reasons(gates, "fail").split("; ")
+    assert told[0] == "outputs: other names"
+    assert told[1] == "min-sqnr: SQNR of 'y' 1.00 dB, limit at least 10 dB"
+    assert told[2].startswith("max-regression: median latency +9.9")
+    assert told[2].endswith(", limit 3 %")
+    assert "graphopt profile --layers" in advice(gates, "fail")
+    assert all("+9.9" not in gate.note for gate in gates), "figures are told once"
+    assert reasons(gates, "inconclusive") == advice(gates, "inconclusive") == ""
+
+
+def test_one_opening_has_no_interval() -> None:
+    (asked,) = time_gates(limits())
+    gate = time_gate(asked, verdict_on(asked, rounds(1.0, openings=1), seed=0, looks=6))
+    assert (gate.status, gate.low, gate.high) == ("inconclusive", None, None)
+    assert gate.note == "at least 5 openings are needed, and there are 1"
+
+
+def test_a_latency_limit_adds_rounds_until_it_is_decided() -> None:
+    asked = time_gates(limits())
+    made = rounds(1.0, openings=12)
+    for limit, status in ((2.0, "pass"), (0.5, "fail"), (1.0, "inconclusive")):
+        assert decide(asked, made, seed=0, looks=6, max_latency=limit).status == status
+    # Eight openings, the first look, can tell: even where the error is shared by six looks.
+    assert decide(asked, made[:16], seed=0, looks=6, max_latency=2.0).status == "pass"
+
+
+def test_what_was_not_compared_does_not_pass() -> None:
+    gate = outputs_gate("", 0, ("y",))
+    assert (gate.status, "--data" in gate.note) == ("inconclusive", True)
+    assert outputs_gate("", 1, ("y",)).status == "fail"
 
 
 def test_a_gate_is_plain_values() -> None:

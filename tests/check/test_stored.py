@@ -14,8 +14,10 @@ from graphopt.check.gates import time_gates
 from graphopt.check.stored import Stored, baseline, checked, stored_verdict
 from graphopt.errors import UsageError
 from graphopt.profiles.history import History
+from graphopt.profiles.latency import LatencyProfile
 from graphopt.profiles.run import Figure, Gate, Run
 from graphopt.profiles.state import fingerprint
+from graphopt.profiles.sweep import Sweep
 from graphopt.recipe import Gate as Limits
 
 Call = Callable[..., tuple[int, str, str]]
@@ -154,7 +156,7 @@ def made(name: str, ms: float = 1.0, **changes: Any) -> Run:
         name,
         sha256="0" * 64,
         figures=(Figure("latency_p50", ms, "ms"),),
-        samples_ms=(ms, ms * 1.01) * 100,
+        samples_ms=(ms, ms * 1.01) * 300,
         fingerprint=fingerprint(environment),
         environment=environment,
         **changes,
@@ -218,3 +220,101 @@ def test_throughput_and_tails_against_stored_runs() -> None:
         same = stored_verdict(gate, base, made("net", 1.0).samples_ms, seed=0)
         assert slow.status == "fail"
         assert same.status != "fail"
+
+
+def test_a_tail_of_few_stored_runs_decides_nothing() -> None:
+    few = made("net", 1.0)
+    few = replace(few, samples_ms=few.samples_ms[:200])
+    (_, tail) = time_gates(Limits.model_validate({"max_p99": "10%"}))
+    found = stored_verdict(tail, checked(Stored(few, "x")), made("net", 9.0).samples_ms, seed=0)
+    assert (found.status, found.reason) == (
+        "inconclusive", "p99 needs 500 runs of each, and there are 200"
+    )  # fmt: skip
+
+
+def sweep(*points: tuple[int, int], ms: float = 1.0) -> dict[str, Any]:
+    environment = made("net").environment
+    measured = tuple(
+        LatencyProfile(
+            tuple([ms * batch] * 60 * streams), batch, environment=environment, streams=streams
+        )
+        for batch, streams in points
+    )
+    return Sweep(measured).to_json()
+
+
+@pytest.mark.parametrize(
+    ("points", "batch", "found"),
+    [
+        (((1, 1), (8, 1)), None, 1),
+        (((1, 1), (8, 1)), 8, 8),
+        (((8, 1),), None, 8),
+        (((4, 2), (4, 1)), 4, 4),
+        (((4, 1), (8, 1)), None, "(it has 4, 8): choose by --batch"),
+        (((1, 1), (8, 1)), 3, "(it has 1, 8)"),
+        (((8, 2),), 8, "(it has none)"),
+    ],
+)
+def test_a_sweep_stands_for_the_point_that_matches(
+    points: tuple[tuple[int, int], ...], batch: int | None, found: int | str, work: Path
+) -> None:
+    Path("s.json").write_text(json.dumps(sweep(*points)))
+    if isinstance(found, str):
+        with pytest.raises(UsageError) as problem:
+            baseline("s.json", history=None, subject="net", batch=batch)
+        assert found in str(problem.value)
+        return
+    stored = baseline("s.json", history=None, subject="net", batch=batch)
+    assert isinstance(stored, Stored)
+    assert (stored.run.batch, stored.run.samples_ms[0]) == (found, float(found))
+
+
+def test_a_sweep_that_profile_wrote_is_a_baseline(work: Path, call: Call, quick: None) -> None:
+    words = ("--batch", "1,4", "--duration", "0.1", "-o", "s.json", "--threads", "1")
+    assert call("profile", "net.onnx", *words)[0] == 0
+    words = ("--baseline", "s.json", "--max-regression", "9999%", "--batch", "4", "--json")
+    code, out, err = call("check", "net.onnx", *words)
+    assert (code, json.loads(out)["batch"]) == (0, 4), err
+
+
+def test_the_last_good_run_may_have_had_other_threads(work: Path) -> None:
+    here = made("net").environment
+    with History.open("h.db") as history:
+        for ms, changes in ((1.0, {"threads": "2"}), (2.0, {"cpu": "y"})):
+            environment = {**here, **changes}
+            history.add(
+                replace(
+                    made("net", ms),
+                    environment=environment,
+                    fingerprint=fingerprint(environment),
+                )
+            )
+    asked = {key: value for key, value in here.items() if key != "threads"}
+    found = baseline("last-good", history=Path("h.db"), subject="net", environment=asked)
+    assert isinstance(found, Stored)
+    assert found.run.samples_ms[0] == 1.0
+    # Where threads were asked for it is not: then the newest there is, to be refused.
+    found = baseline("last-good", history=Path("h.db"), subject="net", environment=here)
+    assert isinstance(found, Stored)
+    assert found.run.samples_ms[0] == 2.0
+
+
+def test_the_flow_of_the_docs(work: Path, call: Call, quick: None) -> None:
+    """Profile into a history, as many threads as profile takes, then check against that."""
+    history = ("--history", "perf.db")
+    code, _, err = call("profile", "net.onnx", *history, "--duration", "0.2")
+    assert code == 0, err
+    wide = ("--max-regression", "9999%")
+    for ref in ("last-good", "run:1"):
+        code, out, err = call("check", "net.onnx", "--baseline", ref, *history, *wide, "--json")
+        assert code == 0, err
+        assert "outputs were not compared" in " ".join(json.loads(out)["notes"])
+    assert "threads as run 1 of perf.db" in err
+    code, _, err = call("check", "net.onnx", "--baseline", "last-good", "--history", "none.db")
+    assert (code, "the first run begins it" in err) == (2, True)
+
+
+def test_opt_shapes_of_another_batch_are_refused(stored: Path, call: Call) -> None:
+    words = ("--opt-shapes", "image:4x3x16x16")
+    code, _, err = call("check", "net.onnx", "--baseline", "base.json", *words)
+    assert (code, "measured with a batch of 1" in err) == (2, True), err

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, conv_net, image_samples
+from helpers import ROOT, conv_net, image_samples, told
 
 sys.path.insert(0, str(ROOT / "tests" / "engines" / "remote"))
 sys.path.insert(0, str(ROOT / "tests" / "standins"))
@@ -65,13 +65,4 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line: exit code, what it printed, what it said."""
-    from graphopt.cli import _run
-
-    def run(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = _run([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
+    return told(capsys)

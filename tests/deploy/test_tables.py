@@ -25,6 +25,7 @@ from graphopt.profiles import load_device
 
 Call = Callable[..., tuple[int, str, str]]
 DEVICES = ("t4", "jetson-agx-xavier", "jetson-agx-orin", "a10", "l4")
+KIN = {"rtx-2080-ti": "t4", "rtx-3090": "a10", "rtx-4090": "l4", "rtx-5090": "l4"}
 
 
 @pytest.fixture
@@ -48,7 +49,20 @@ def test_a_page_that_drifted_is_noticed(tables: ModuleType) -> None:
 def test_the_tables_name_every_device_with_a_tensorrt(tables: ModuleType) -> None:
     from graphopt.profiles import devices
 
-    assert set(tables.DEVICES) == set(DEVICES) == {n for n in devices() if load_device(n).sm}
+    assert set(tables.DEVICES) == set(DEVICES)
+    assert set(DEVICES) | set(KIN) == {n for n in devices() if load_device(n).sm}
+
+
+@pytest.mark.parametrize(("name", "kin"), KIN.items())
+def test_the_cards_left_out_are_as_those_they_are_kin_to(
+    tables: ModuleType, name: str, kin: str
+) -> None:
+    def cells(device: str) -> set[tuple[object, ...]]:
+        rows = tables.rows_of(load_device(device))
+        return {(c.version, c.mode, c.text) for row in rows for c in row}
+
+    assert cells(name)
+    assert cells(name) <= cells(kin)
 
 
 def checked(cell, out: Path) -> Path:  # type: ignore[no-untyped-def]

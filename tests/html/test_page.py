@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,11 @@ from PIL import Image
 from graphopt.cli import main
 from graphopt.errors import UsageError
 from graphopt.html import page_of, read_build, render
-from graphopt.html.terms import by_chance, change, factor, share, told
+from graphopt.html.terms import by_chance, change, factor, share, short, times, told
+from graphopt.profiles.history import History
+from graphopt.profiles.latency import LatencyProfile
+from graphopt.profiles.run import Figure, Gate, Run
+from graphopt.profiles.sweep import Sweep
 
 Build = Callable[[dict[str, Any]], Path]
 VOID = {"meta", "img", "br", "link", "input", "hr", "rect", "line", "path", "circle"}
@@ -96,7 +102,7 @@ def test_everything_is_shown_and_the_page_is_whole(build: Build, whole: dict[str
     checked(text)
     plain = text.replace("\N{NO-BREAK SPACE}", " ")
     for told_there in (
-        "runs 4.00x faster on this build&#39;s CPU (2.000 ms to 0.500 ms, median; 95 % interval "
+        "runs 4.00x faster on this build&#39;s CPU (2.00 ms to 0.500 ms, median; 95 % interval "
         "3.85x to 4.17x)",
         "its weights take 20 % of the memory they did",
         "92.60 % before, 93.00 % now on 932 samples: 6 that were right are now wrong, 10 that",
@@ -113,7 +119,7 @@ def test_everything_is_shown_and_the_page_is_whole(build: Build, whole: dict[str
         "missing",
         "Throughput against latency",
         "The 2 slowest layers",
-        "check of model.engine, 2026-11-23T04:12:53Z, commit abcdef012345",
+        "Check of model.engine, 2026-11-23T04:12:53Z, commit abcdef012345",
         "FAILED",
         "data:image/webp;base64,",
     ):
@@ -363,10 +369,218 @@ def test_no_folder_is_one_line(tmp_path: Path, verb: Verb) -> None:
     assert "is no folder" in err
 
 
+def plain(folder: Path, **options: Any) -> str:
+    page = render(page_of(read_build(folder), **options))
+    checked(page)
+    text = re.sub(r"<[^>]*>", " ", page.replace("\N{NO-BREAK SPACE}", " "))
+    return " ".join(html.unescape(text).split())
+
+
+def test_an_estimate_is_marked_and_stands_below(build: Build, whole: dict[str, Any]) -> None:
+    latency = whole["metrics"].pop()
+    estimate = {"name": "ESTIMATED latency", "unit": "ms", "note": "t4: nothing was measured",
+                "values": {"before": 0.9, "int8": 0.078}}  # fmt: skip
+    whole["metrics"] += [estimate, latency]
+    text = plain(build(whole))
+    caption = "Every figure, step by step; what is marked an estimate was measured nowhere"
+    assert caption in text
+    rows = text[text.index(caption) :]
+    assert rows.index(" latency 2.000 ms") < rows.index("latency on t4 estimate")
+    assert "latency on t4 (estimate): t4: nothing was measured." in text
+    assert "On t4 nothing was measured; an estimate is 78.0 µs for a run" in text
+    whole["metrics"] = [latency]
+    text = plain(build(whole))
+    assert "Every figure, step by step as given" in text
+    assert "nothing was measured" not in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said", "tile", "warned"),
+    [
+        (-0.7425, -0.7375, "runs 4.00x faster on this build's CPU (2.00 ms", "better", False),
+        (-0.96, -0.5, "runs between 2.00x and 25x faster on", "better: 2.00x to 25x", True),
+        (1.0, 9.0, "runs between 2.00x and 10x slower on", "0.10x to 0.50x", True),
+        (
+            -0.05,
+            0.05,
+            "no faster or slower on this build's CPU than chance",
+            "within chance",
+            False,
+        ),
+        (-0.5, 1.0, "no faster or slower on this build's CPU than chance", "within chance", True),
+        (-0.004, 0.004, "runs as fast on this build's CPU as before", "within chance", False),
+    ],
+)
+def test_speed_is_told_as_closely_as_the_runs_tell(
+    build: Build, whole: dict[str, Any], low: float, high: float, said: str, tile: str, warned: bool
+) -> None:
+    whole["comparison"]["before_to_last"].update(low=low, high=high, column="int8")
+    text = plain(build(whole))
+    assert said in text
+    assert tile in text
+    assert ("Build again on a quiet machine" in text) == warned
+    whole["comparison"]["before_to_last"]["column"] = "fp32"  # another step's: not this one's
+    assert "95 % interval 0" not in plain(build(whole))
+
+
+def test_a_long_tail_is_warned_of(build: Build, whole: dict[str, Any]) -> None:
+    assert "unsteady times" not in plain(build(whole))
+    whole["latency"]["int8"].update(p50_ms=0.5, p99_ms=5.0)
+    text = plain(build(whole))
+    assert "The 99th percentile of latency is 10x (INT8) the median: a sign" in text
+
+
+def test_outputs_that_are_lost_are_said_to_be(build: Build, whole: dict[str, Any]) -> None:
+    whole["gates"] = []
+    whole["metrics"][3]["values"]["int8"] = 0.4
+    whole["metrics"].append({"name": "top-1 agreement", "unit": "%", "values": {"int8": 12.0}})
+    text = plain(build(whole))
+    assert "the noise in the outputs is as strong as they are (SQNR 0.4 dB)" in text
+    assert "little is left of what the model said" in text
+    whole["metrics"][-1]["values"]["int8"] = 99.0  # the answers are there still
+    assert "little is left" not in plain(build(whole))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        (("floor",), "starting them takes all of the time: a larger batch, or fewer layers"),
+        (("floor", "floor", "memory"), "in layers that moving data limits, 6"),
+        (("compute", "memory"), "in layers that computing limits, 5"),
+    ],
+)
+def test_what_limits_is_said_in_plain_words(
+    build: Build, whole: dict[str, Any], bounds: tuple[str, ...], said: str
+) -> None:
+    for i, layer in enumerate(whole["roofline"]["layers"]):
+        layer.update(bound=bounds[i % len(bounds)], ms=0.01, memory_ms=layer["bytes"] / 560e6)
+    whole["roofline"]["ms"] = 0.01 * len(whole["roofline"]["layers"])
+    whole["roofline"]["notes"] = ["fp32: every reference point is INT8"]
+    text = plain(build(whole))
+    assert said in text
+    assert "No layer stands out" in text
+    assert "fp32: every reference point is INT8." in text
+    assert "moves data 1.75 times as fast as the memory does" in text
+
+
+def test_a_tensor_is_named_with_its_layer(build: Build, whole: dict[str, Any]) -> None:
+    whole["layers"][0].update(tensor="t0", name="conv_of_t0")
+    text = plain(build(whole))
+    assert "conv_of_t0 (t0): " in text
+    whole["layers"][0].update(tensor="t0", name="t")  # its name says no more
+    assert "t (t0)" not in plain(build(whole))
+
+
+def test_pictures_may_be_left_out(build: Build, whole: dict[str, Any], verb: Verb) -> None:
+    folder = build(whole)
+    assert "Calibration images" in plain(folder)
+    assert verb(str(folder), "--no-images")[0] == 0
+    page = (folder / "report.html").read_text()
+    checked(page)
+    assert "data:image" not in page.replace("img-src data:", "")
+    assert "Calibration images" not in page
+
+
+def _history(path: Path, builds: int, **changes: Any) -> None:
+    with History.open(path) as history:
+        for i in range(builds):
+            figures = (Figure("latency_p50", 1.0 + i, "ms"), Figure("weights", 2e6, "bytes"))
+            run = Run("build", "net.onnx", figures=figures, fingerprint={"cpu": "a"},
+                      when=f"2026-11-{i + 1:02}T00:00:00Z", commit="ab" * 20)  # fmt: skip
+            history.add(replace(run, **changes))
+
+
+def test_the_builds_before_are_shown(
+    build: Build, whole: dict[str, Any], tmp_path: Path, verb: Verb
+) -> None:
+    folder, file = build(whole), tmp_path / "runs.db"
+    _history(file, 3, fingerprint={"cpu": "b"})  # another machine: its latencies stay out
+    _history(file, 4)
+    _history(file, 1, verb="check")
+    text = plain(folder, history=file)
+    assert "The last 7 builds of net.onnx" in text
+    assert "Median latency: 4.000 ms in the last, 3.000 ms before it." in text
+    assert "Weights: 2.00 MB in the last" in text
+    assert "run 7 2026-11-04T00:00:00Z abababababab 4.000 ms 2.00 MB" in text
+    assert "run 3 2026-11-03T00:00:00Z abababababab – 2.00 MB" in text
+    _history(file, 1, subject=EVIL[:60])
+    _history(file, 1, subject="other")
+    assert verb(str(folder), "--history", str(file), "--label", "other")[0] == 0
+    assert "This is the only build of other so far." in (folder / "report.html").read_text()
+    for words, said in (
+        (("--history", str(file), "--label", "othr"), "did you mean 'other'"),
+        (("--history", str(tmp_path / "none.db")), "no such file"),
+        (("--history", str(folder / "report.json")), "report.json"),
+        (("--label", "other"), "give --history too"),
+    ):
+        code, _, err = verb(str(folder), "--force", *words)
+        assert code == 2, words
+        assert said in err
+        assert err.count("\n") == 1
+    page = render(page_of(read_build(folder), history=file, subject=EVIL[:60]))
+    checked(page)
+
+
+def test_runs_are_shown_as_the_verbs_wrote_them(build: Build, whole: dict[str, Any]) -> None:
+    folder = build(whole)
+    (folder / "layers.json").unlink()
+    timed = LatencyProfile(
+        tuple(1.0 + (i * 7 % 13) / 100 for i in range(60)), batch=4, wall_ms=80.0
+    )
+    layers = {"schema": 1, "kind": "graphopt-layer-times", "source": "trtexec", "note": "",
+              "total_ms": 3.0,
+              "layers": [{"name": "a", "op": "Conv", "median_ms": 3.0}]}  # fmt: skip
+    value = {**timed.to_json(), "warnings": ["other programs ran"], "layers": layers}
+    (folder / "profile.json").write_text(json.dumps(value))
+    points = Sweep((timed, LatencyProfile((2.0, 2.1), batch=8)))
+    sweep = {**points.to_json(), "best": points.best(1.5), "max_latency_ms": 1.5}
+    (folder / "sweep.json").write_text(json.dumps(sweep))
+    run = Run(
+        "check", "model.onnx",
+        figures=(Figure("latency_p50", 1.0, "ms"), Figure("latency_p50_before", 2.0, "ms")),
+        gates=(Gate("max-regression", "median latency", -50.0, 2.0, "%", "pass", -51.0, -49.0),
+               Gate("outputs", "outputs alike", None, 0.0, "", "inconclusive")),
+        notes=("model.onnx against old.onnx",),
+    )  # fmt: skip
+    (folder / "check.json").write_text(json.dumps(run.to_json()))
+    text = plain(folder)
+    for said in (
+        "median latency passed -50 % -51 to -49 % 2 %",
+        "outputs alike inconclusive –",
+        "Limits: inconclusive",
+        "model.onnx against old.onnx.",
+        "median latency 1.000 ms 2.000 ms",
+        "Profile (profile.json)",
+        "Other programs ran.",
+        "The slowest of 1 layer, measured by trtexec.",
+        "best: the most items a second within the limit.",
+        "limit 1.500 ms",
+        "batch 4, 1 stream best",
+    ):
+        assert said in text, said
+    (folder / "layers.json").write_text(json.dumps(layers))
+    assert plain(folder).count("The slowest of 1 layer") == 1
+
+
+def test_what_hardly_changed_is_neither_good_nor_bad(build: Build, whole: dict[str, Any]) -> None:
+    whole["metrics"] = [{"name": "weights", "unit": "bytes",
+                         "values": {"before": 1_000_000, "w8+fp16": 1_000_100}}]  # fmt: skip
+    text = plain(build(whole))
+    assert "weights in memory same 1.00 MB → 1.00 MB What" in text
+    assert "INT8 weights + FP16" in text
+
+
 def test_words() -> None:
     assert factor(3.0, 1.5) == "2.00x faster"
     assert factor(1.0, 1.5) == "1.50x slower"
     assert factor(1.0, 1.001) == "as fast"
+    assert factor(17.012, 1.0, brief=True) == "17x faster"
+    assert [times(v) for v in (0.5, 3.4, 9.99, 17.25, 123.4, 1234.0)] == [
+        "0.50x", "3.40x", "9.99x", "17.2x", "123x", "1,234x"
+    ]  # fmt: skip
+    assert short(13.226, "ms") == "13.2\N{NO-BREAK SPACE}ms"
+    assert short(0.05, "ms") == "50.0\N{NO-BREAK SPACE}µs"
+    assert short(123.4, "ms") == "123\N{NO-BREAK SPACE}ms"
     assert change("bytes", 4.0, 1.0) == "-75.0 %"
     assert change("%", 92.6, 93.0) == "+0.40 points"
     assert share(0.0000001, 2) == "<\N{NO-BREAK SPACE}0.01\N{NO-BREAK SPACE}%"

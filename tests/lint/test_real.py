@@ -130,7 +130,6 @@ def test_json_holds_everything_and_lines_what_matters():
         "3 Q and 3 DQ: 3 fuse, 1 at the boundary, 2 alone (by the ONNX file)"
     )
     assert len(made.lines(verbose=True)) == 1 + len(made.findings) + 6
-    assert sum(made.severities().values()) == len(made.findings)
 
 
 def test_the_same_model_gives_the_same_lint():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import signal
 import threading
+import time
 
 import pytest
 
@@ -57,6 +59,46 @@ def test_what_a_thread_raises_is_raised_here_once_all_have_ended():
     with pytest.raises(EnvironmentProblem, match="no"):
         together(3, named)
     assert len(ended) == 3
+
+
+def test_streams_end_with_the_one_that_fails_or_when_interrupted():
+    before = threading.active_count()
+
+    chosen = []
+
+    def run():
+        chosen.append(threading.current_thread())
+        if chosen[0] is threading.current_thread():
+            raise EnvironmentProblem("no")
+        time.sleep(0.001)
+
+    timer = Threads(run, streams=2)
+    with pytest.raises(EnvironmentProblem, match="no"):
+        timer.burst(1e6, 1)
+    assert threading.active_count() == before
+
+    def interrupts():
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        Threads(interrupts, streams=2).burst(1e6, 1)
+    assert threading.active_count() == before
+
+
+def test_too_many_streams_are_told_and_none_is_left_waiting(monkeypatch):
+    before, real, started = threading.active_count(), threading.Thread.start, []
+
+    def start(self):
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(EnvironmentProblem, match=r"5 streams: .* no more than 3 threads"):
+        Threads(time.sleep, streams=5).burst(1, 1)
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_rounds_are_abba_and_baab_in_each_opening():
 def test_the_first_runs_of_a_block_are_dropped():
     class Cold(Session):
         def round(self, runs):
-            return [99.0, 99.0, *super().round(runs)[2:]]
+            return [*[99.0, 99.0][:runs], *super().round(runs)[2:]]
 
     machine = Machine()
 
@@ -183,8 +183,8 @@ def test_the_first_runs_of_a_block_are_dropped():
         (0.01, Shape(500, 2, 2)),
         (0.5, Shape(10, 2, 2)),
         (3.0, Shape(5, 2, 2)),
-        (30.0, Shape(3, 2, 1)),
-        (1000.0, Shape(1, 1, 1)),
+        (30.0, Shape(3, 1, 2)),
+        (1000.0, Shape(1, 0, 1)),
     ],
 )
 def test_blocks_are_as_long_as_runs_ask_for(ms, shape):
@@ -213,7 +213,7 @@ def test_warm_up_goes_on_until_runs_agree():
         yield Settling(machine, "a", 1.0)
 
     shape, turns = take_turns([opened], 0)
-    assert machine.events[:5] == [3, 3, 3, 3, 3]
+    assert machine.events[:6] == [1, 2, 3, 3, 3, 3]
     assert shape == Shape(5, 2, 2)
     assert all(ms == 1.0 for turn in turns for ms in turn[0])
 
@@ -348,3 +348,27 @@ def test_judge_is_what_gate_uses():
     found = checked(Machine(noise=0.02, session=0.003), 1.0, 1.0, limit=0.05, confidence=0.99)
     looks = len(Budget().looks)
     assert found.verdict == judge(found.rounds, 0.05, confidence=0.99, looks=looks)
+
+
+@pytest.mark.parametrize(("ms", "runs"), [(0.5, 10), (20.0, 5), (50.0, 5), (100.0, 2), (2000.0, 1)])
+def test_blocks_for_a_tail_have_more_of_long_runs(ms, runs):
+    assert Shape.of(ms, tail=True).runs == runs
+
+
+def test_one_long_run_warms_up():
+    machine = Machine()
+    opened = machine.opener("a", 2000.0)
+    take_turns([opened, opened], 0)
+    # One to warm up, two blocks of one run, none dropped; of each.
+    assert machine.now / 1e9 == pytest.approx(2 * 3 * 2.0, rel=0.2)
+
+
+def test_more_time_than_usual_has_more_openings():
+    assert Budget.of(60.0, 60.0) == Budget.of(10.0, 60.0).__class__(60.0)
+    assert Budget.of(10.0, 60.0).openings == 60
+    assert Budget.of(600.0, 60.0).openings == 600
+    assert Budget.of(600.0, 600.0).openings == 60
+    assert Budget.of(120.0, 60.0).looks == (8, 12, 18, 27, 40, 60, 120)
+    for seconds in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="budget"):
+            Budget.of(seconds, 60.0)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from graphopt.errors import UsageError
 from graphopt.profiles import LatencyProfile, measure
-from graphopt.profiles.comparable import fingerprint
 from graphopt.profiles.latency import environment, sample, with_state
+from graphopt.profiles.state import fingerprint
 
 REPEATABLE = settings(settings.get_profile("repeatable"), max_examples=60)
 

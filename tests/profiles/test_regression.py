@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from graphopt.profiles._student import t_cdf, t_quantile
+from graphopt.profiles._bootstrap import percentiles
 from graphopt.profiles.regression import (
     Round,
     judge,
@@ -256,6 +257,20 @@ def test_the_point_is_the_percentile_of_all_runs():
 
 
 SIDES = (lambda r: r.base_samples, lambda r: r.cand_samples)
+
+
+@FEW
+@given(
+    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8), min_size=1, max_size=6),
+    st.floats(0.5, 99.5),
+    st.randoms(use_true_random=False),
+)
+def test_percentiles_are_those_of_samples_repeated(parts, q, random):
+    often = [random.randint(0, 3) for _ in parts]
+    often[0] = max(often[0], 1)
+    found = percentiles([np.array(p, float) for p in parts], q, np.array([often], float))
+    pooled = [s for part, times in zip(parts, often, strict=True) for s in part * times]
+    assert found[0] == np.percentile(pooled, q, method="inverted_cdf")
 
 
 def test_no_percentile_is_refused():

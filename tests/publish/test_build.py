@@ -8,15 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import command_line as call
 from helpers import conv_net, image_samples
-
-from graphopt.cli import main
-
-
-def call(*args: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(args))
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture(autouse=True)

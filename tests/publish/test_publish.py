@@ -214,3 +214,38 @@ def test_a_pull_request_has_its_own_branch() -> None:
     }
     assert place(None, found) == ("e" * 40, "m")
     assert place(None, {"CI": "true", "GITHUB_SHA": "not one", "PATH": ""}) == ("", "")
+
+
+def test_outputs_are_set_where_the_page_cannot_be_written(
+    tmp_path: Path, ui: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = tmp_path / "outputs"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))  # a folder
+    monkeypatch.setenv("GITHUB_OUTPUT", str(outputs))
+    publish(RUN, {"ci": "github"}, ui)
+    assert "Is a directory" in told(ui)
+    assert outputs.read_text().startswith("status=none\n")
+
+
+@pytest.mark.parametrize("label", ["a\nb", "a\x1b[31m", "x" * 201, "a\udcff"])
+def test_a_label_that_cannot_be_typed_again_is_refused(label: str) -> None:
+    check_outputs({"label": "résnet 50 <&> (INT8)"})
+    with pytest.raises(UsageError, match="is no name"):
+        check_outputs({"label": label})
+
+
+def test_the_number_in_the_history_is_told(tmp_path: Path, ui: Console) -> None:
+    flags = {"history": tmp_path / "h.sqlite"}
+    assert [publish(RUN, flags, ui) for _ in range(2)] == [1, 2]
+    assert publish(RUN, {}, ui) is None
+    (tmp_path / "folder").mkdir()
+    assert publish(FAILED, {"history": tmp_path / "folder"}, ui) is None  # a warning
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path, ui: Console) -> None:
+    names = {"junit": "j.xml", "metrics": "m.txt", "bmf": "b.json", "summary": "s.md"}
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        publish(FAILED, {name: folder / file for name, file in names.items()}, ui)
+        found.append([(folder / file).read_bytes() for file in names.values()])
+    assert found[0] == found[1]

@@ -18,6 +18,7 @@ from graphopt.publish.bmf import bmf
 from graphopt.publish.junit import element, escaped, junit
 from graphopt.publish.metrics import flat, openmetrics
 from graphopt.publish.summary import MOST, safe, summary
+from graphopt.publish.words import gate_words
 
 TEXT = st.text(max_size=60)
 ANY = st.text(st.characters(exclude_categories=()), max_size=60)  # surrogates too
@@ -74,6 +75,11 @@ def test_junit_has_a_suite_for_the_verb_and_a_case_for_each_gate() -> None:
     properties = {p.get("name"): p.get("value") for p in suite.iter("property")}
     assert properties["figure.latency_p50"] == "2.1 ms [2, 2.2]"
     assert properties["machine.cpu"] == "AMD EPYC" and properties["status"] == "fail"
+
+
+def test_a_limit_of_throughput_is_told_as_the_change_that_is_found() -> None:
+    gate = Gate("max-throughput-drop", "throughput", -4.0, 10.0, "%", "pass")
+    assert gate_words(gate) == "throughput: -4.00 %, limit -10.00 %"
 
 
 def test_a_run_without_gates_is_one_test_that_passed() -> None:
@@ -216,3 +222,79 @@ def test_gitlab_reads_every_line(subject: str) -> None:
             name, value = shlex.split(re.sub(r"#.*$", "", line))  # as GitLab's parser does
             assert name.startswith("graphopt_") and float(value) is not None
     assert openmetrics(run).endswith("# EOF\n")
+
+
+# Of jenkins-junit.xsd, what it says of what is written here: attributes, and children in order.
+XSD: dict[str, tuple[set[str], tuple[str, ...]]] = {
+    "testsuites": ({"name", "tests", "failures", "errors"}, ("testsuite",)),
+    "testsuite": (
+        {"name", "tests", "failures", "errors", "skipped", "timestamp"},
+        ("properties", "testcase", "system-out"),
+    ),
+    "properties": (set(), ("property",)),
+    "property": ({"name", "value"}, ()),
+    "testcase": ({"name", "classname"}, ("skipped", "error", "failure", "system-out")),
+    "skipped": ({"message"}, ()),
+    "error": ({"message", "type"}, ()),
+    "failure": ({"message", "type"}, ()),
+    "system-out": (set(), ()),
+}
+
+
+def conforms(element: ET.Element) -> None:
+    attributes, children = XSD[element.tag]
+    assert set(element.attrib) <= attributes, element.tag
+    assert attributes - {"timestamp", "message"} <= set(element.attrib), element.tag
+    places = [children.index(child.tag) for child in element]
+    assert places == sorted(places), element.tag
+    for child in element:
+        conforms(child)
+
+
+@pytest.mark.parametrize("notes", [(), ("one", "two")])
+def test_junit_is_what_its_schema_says(notes: tuple[str, ...]) -> None:
+    one_sided = (Figure("a", 1.0, low=0.5), Figure("b", 1.0, high=2.0))
+    for run in (RUN, replace(RUN, gates=(), figures=one_sided), Run("profile", "")):
+        whole = ET.fromstring(junit(replace(run, notes=notes)))
+        conforms(whole)
+        for part in (whole, *whole):
+            found = [case[0].tag if len(case) else "" for case in whole.iter("testcase")]
+            assert part.get("tests") == str(len(found))
+            for name, tag in (("failures", "failure"), ("errors", "error")):
+                assert part.get(name) == str(found.count(tag))
+        assert whole[0].get("skipped") == str(found.count("skipped"))
+
+
+OPENMETRICS = re.compile(
+    r"# TYPE [a-z_:][a-z0-9_:]* gauge|# EOF"
+    r'|[a-z_:][a-z0-9_:]*\{subject="[\w.-]*"\} -?[0-9.]+(?:e[+-]?[0-9]+)?',
+    re.ASCII,
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            ANY.filter(bool),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=100)
+def test_any_figures_are_openmetrics_and_bencher_s(
+    found: list[tuple[str, float, float | None]],
+) -> None:
+    figures = tuple(Figure(name, value, "ms", low=low) for name, value, low in found)
+    run = replace(RUN, figures=figures)
+    lines = openmetrics(run).splitlines()
+    assert all(OPENMETRICS.fullmatch(line) for line in lines), lines
+    types = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(types) == len(set(types))
+    conforms(ET.fromstring(junit(run)))
+    for measures in json.loads(bmf(run)).values():
+        for slug, values in measures.items():
+            assert re.fullmatch(r"[a-z0-9]+(?:-[a-z0-9]+)*", slug) and len(slug) <= 64
+            assert set(values) <= {"value", "lower_value", "upper_value"} and "value" in values
+    summary(run).encode()

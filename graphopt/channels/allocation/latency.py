@@ -15,8 +15,8 @@ from graphopt.channels.allocation.tally import Product
 from graphopt.errors import UsageError
 from graphopt.model import Model
 from graphopt.profiles import DeviceProfile
-from graphopt.profiles.layers import Factors, Work, kernels, work_of
 from graphopt.profiles.roofline import Rates, pad, rest_of
+from graphopt.profiles.roofline.layers import Factors, Work, kernels, work_of
 
 
 def rates_of(device: DeviceProfile | None, precision: str) -> Rates:

@@ -9,7 +9,7 @@ from graphopt.channels.allocation.extents import Extents
 from graphopt.channels.allocation.tally import Product
 from graphopt.graph import is_op
 from graphopt.model import Model
-from graphopt.profiles.layers import MACS, Factors, mac_factors
+from graphopt.profiles.roofline.layers import MACS, Factors, mac_factors
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from jobs import SHELLS, nothing_left, quick, sh, use_shell, wait_for
 from graphopt.engines.remote.link import Done
 from graphopt.engines.remote.local import LocalLink
 from graphopt.engines.remote.runner import run_job
-from graphopt.engines.remote.store import Store, full, script
+from graphopt.engines.remote.store import full, opened, script, send
 from graphopt.errors import EnvironmentProblem, OutputError
 
 
@@ -47,23 +47,25 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def test_sent_once_and_checked(shell: str, tmp_path: Path, counting: type[Counting]) -> None:
     model = tmp_path / "a model's \n name"
     model.write_bytes(b"model" * 1000)
-    store = Store(counting(), str(tmp_path / "de vice"))
-    path = store.ensure(model)
-    assert path == f"{tmp_path}/de vice/objects/{hashlib.sha256(model.read_bytes()).hexdigest()}"
-    assert store.ensure(model) == path
-    assert counting.puts == 1
-    Path(path).write_bytes(b"rotten")
-    assert store.ensure(model) == path
-    assert counting.puts == 2
-    assert Path(path).read_bytes() == model.read_bytes()
+    link, digest = counting(), hashlib.sha256(model.read_bytes()).hexdigest()
+    root = opened(link, str(tmp_path / "de vice"))
+    path = Path(root) / "objects" / digest
+
+    def sent() -> bool:
+        return send(link, root, model, digest, None, 60.0)
+
+    assert (sent(), sent(), counting.puts) == (True, False, 1)
+    path.write_bytes(b"rotten")
+    assert (sent(), sent(), counting.puts) == (True, False, 2)
+    assert path.read_bytes() == model.read_bytes()
 
 
 def test_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert Store(LocalLink()).root == str(tmp_path / "cache/graphopt")
+    assert opened(LocalLink()) == str(tmp_path / "cache/graphopt")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    root = Store(LocalLink()).root
+    root = opened(LocalLink())
     assert root == str(tmp_path / "home/.cache/graphopt")
     assert Path(root).stat().st_mode & 0o777 == 0o700
 
@@ -71,7 +73,7 @@ def test_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_open_folder_is_closed_to_others(shell: str, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir(mode=0o777)
     (tmp_path / "root").chmod(0o777)
-    Store(LocalLink(), str(tmp_path / "root"))
+    opened(LocalLink(), str(tmp_path / "root"))
     assert (tmp_path / "root").stat().st_mode & 0o777 == 0o700
 
 
@@ -83,7 +85,7 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path, part: str) -> None:
         root.mkdir()
     (root / part if part else root).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(EnvironmentProblem, match="is a symbolic link: remove it"):
-        Store(LocalLink(), str(root))
+        opened(LocalLink(), str(root))
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -92,19 +94,19 @@ def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     os.chown(tmp_path / "root", 12345, 12345)
     with pytest.raises(EnvironmentProblem, match=r"belongs to somebody else \(user 12345\)"):
-        Store(LocalLink(), str(tmp_path / "root"))
+        opened(LocalLink(), str(tmp_path / "root"))
 
 
 @pytest.mark.parametrize("root", ["relative/path", "/a\nb"])
 def test_paths_that_cannot_be(root: str) -> None:
     with pytest.raises(EnvironmentProblem, match=r"not an absolute path|holds a line's end"):
-        Store(LocalLink(), root)
+        opened(LocalLink(), root)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentProblem, match=r"this machine does not do as asked \(open\)"):
-        Store(LocalLink(), str(tmp_path / "file/x"))
+        opened(LocalLink(), str(tmp_path / "file/x"))
 
 
 def object_(root: Path, size: int, days: float) -> Path:
@@ -119,7 +121,7 @@ def object_(root: Path, size: int, days: float) -> Path:
 
 def test_bounded_by_age_and_size(shell: str, tmp_path: Path) -> None:
     waits = quick(tmp_path, store_limit=100_000)
-    root = Path(Store(LocalLink(), waits.root).root)
+    root = Path(opened(LocalLink(), waits.root))
     old, older = object_(root, 10, 9), object_(root, 10, 6)
     big = [object_(root, 30_000, n) for n in (1, 2, 3, 4)]
     part = root / "objects" / ("0" * 64 + ".part")
@@ -171,21 +173,21 @@ def test_an_input_is_used_by_the_next_job(tmp_path: Path, counting: type[Countin
 
 def test_jobs_of_a_machine_that_restarted_are_removed(shell: str, tmp_path: Path) -> None:
     waits = quick(tmp_path)
-    root = Path(Store(LocalLink(), waits.root).root)
+    root = Path(opened(LocalLink(), waits.root))
     for name, runner in (("a", f"{os.getpid()} 1 other-boot/x 5 me"), ("b", "1 1"), ("c", "x")):
         (root / "jobs" / name / "work").mkdir(parents=True)
         (root / "jobs" / name / "runner").symlink_to(runner)
     (root / "jobs/being-made").mkdir()
-    Store(LocalLink(), waits.root)
+    opened(LocalLink(), waits.root)
     assert [p.name for p in (root / "jobs").iterdir()] == ["being-made"]
     os.utime(root / "jobs/being-made", (0, 0))
-    Store(LocalLink(), waits.root)
+    opened(LocalLink(), waits.root)
     assert list((root / "jobs").iterdir()) == []
 
 
 def test_a_folder_whose_maker_died_is_taken(tmp_path: Path) -> None:
     waits = quick(tmp_path, quiet_s=1)
-    root = Path(Store(LocalLink(), waits.root).root)
+    root = Path(opened(LocalLink(), waits.root))
     job = sh("echo ran")
     (root / "jobs" / job.identity({})).mkdir()
     assert run_job(LocalLink(), job, waits=waits).log == "ran\n"

@@ -11,7 +11,7 @@ from graphopt.cost import cost, with_input_shapes
 from graphopt.graph import static_shape
 from graphopt.model import Model
 from graphopt.passes.simplify import Simplify
-from graphopt.profiles.layers import kernels, work_of
+from graphopt.profiles.roofline.layers import kernels, work_of
 
 RESIDUAL = """g (float[1,8,8,8] x, float[8,8,3,3] w, float[8] s, float[8] b, float[8] m, float[8] v,
                  float[8,8,1,1] u) => (float[1,8,8,8] y) {

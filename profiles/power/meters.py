@@ -14,9 +14,9 @@ from typing import Literal, Protocol
 
 from graphopt.errors import EnvironmentProblem
 from graphopt.files import uninterrupted
+from graphopt.profiles.power.tegrastats import read_rails, total
 from graphopt.profiles.reading import ask, end, line, matches, number
-from graphopt.profiles.state_nvidia import visible_gpu
-from graphopt.profiles.tegrastats import read_rails, total
+from graphopt.profiles.state.nvidia import visible_gpu
 
 Of = Literal["any", "gpu", "cpu"]
 """What a workload runs on, and so which meter sees it."""

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import EnvironmentProblem, UsageError
-from graphopt.profiles.meters import (
+from graphopt.profiles.power import power_pass, summarize
+from graphopt.profiles.power.meters import (
     Reading,
     Stream,
     find_meter,
@@ -24,10 +25,9 @@ from graphopt.profiles.meters import (
     read_nvidia,
     read_tegrastats,
 )
-from graphopt.profiles.power import power_pass, summarize
-from graphopt.profiles.tegrastats import read_rails, total
+from graphopt.profiles.power.tegrastats import read_rails, total
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "standins"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "standins"))
 import jetson
 import nvidia_smi
 
@@ -289,7 +289,7 @@ def test_a_meter_that_dies_or_prints_garbage(path):
 
 
 def test_no_meter_is_told_with_what_was_looked_for(path, monkeypatch):
-    monkeypatch.setattr("graphopt.profiles.meters.rapl_meter", lambda: None)
+    monkeypatch.setattr("graphopt.profiles.power.meters.rapl_meter", lambda: None)
     with pytest.raises(EnvironmentProblem, match=r"looked for tegrastats.*nvidia-smi.*RAPL"):
         find_meter()
     with pytest.raises(EnvironmentProblem) as caught:

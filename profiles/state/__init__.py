@@ -6,16 +6,16 @@ Nothing that names a person or one specimen (serials, UUIDs, host or user names)
 
 from __future__ import annotations
 
-from graphopt.profiles.comparable import differences, fingerprint
-from graphopt.profiles.throttling import throttled
+from graphopt.profiles.state.comparable import differences, fingerprint
+from graphopt.profiles.state.throttling import throttled
 
 
 def read_state() -> dict[str, str]:
     """Return all that is recorded of this machine now, by key; never raises."""
-    from graphopt.profiles.state_cpu import cpu_state
-    from graphopt.profiles.state_jetson import jetson_state
-    from graphopt.profiles.state_nvidia import nvidia_state
-    from graphopt.profiles.state_software import software_state
+    from graphopt.profiles.state.cpu import cpu_state
+    from graphopt.profiles.state.jetson import jetson_state
+    from graphopt.profiles.state.nvidia import nvidia_state
+    from graphopt.profiles.state.software import software_state
 
     found: dict[str, str] = {}
     for read in (cpu_state, software_state, nvidia_state, jetson_state):

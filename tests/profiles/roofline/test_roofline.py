@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.model import Model
 from graphopt.profiles import DeviceProfile, load_device
-from graphopt.profiles.anchors import fit
 from graphopt.profiles.roofline import LABEL, Rates, estimate, pad
+from graphopt.profiles.roofline.anchors import fit
 
 T4 = load_device("t4")
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.profiles import state_cpu
 from graphopt.profiles.reading import ask, number, spelled
+from graphopt.profiles.state import cpu as state_cpu
 from graphopt.profiles.state import read_state
-from graphopt.profiles.state_cgroup import cgroup_state
-from graphopt.profiles.state_heat import heat_state, zones
-from graphopt.profiles.state_jetson import jetson_state
-from graphopt.profiles.state_nvidia import (
+from graphopt.profiles.state.cgroup import cgroup_state
+from graphopt.profiles.state.heat import heat_state, zones
+from graphopt.profiles.state.jetson import jetson_state
+from graphopt.profiles.state.nvidia import (
     COUNTERS,
     FIELDS,
     decode_reasons,
@@ -25,9 +25,9 @@ from graphopt.profiles.state_nvidia import (
     parse_row,
     parse_slowdown,
 )
-from graphopt.profiles.state_software import software_state
+from graphopt.profiles.state.software import software_state
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "standins"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "standins"))
 import jetson
 import nvidia_smi
 

@@ -8,9 +8,10 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+from graphopt.profiles.device import load_device
 from graphopt.toml import load_toml
 
-FILE = "reference/anchors.toml"  # beside the devices it would be taken for one
+FILE = "anchors.toml"
 OFFLINE_BATCH = 128
 """Offline is throughput without a limit on latency: that of this batch is compared."""
 AMPERE = (8, 0)
@@ -28,7 +29,7 @@ class Anchor:
         source: where it was published; empty likewise.
         ms: of one batch; for Offline, what its throughput makes that.
         quantile: what ``ms`` is: ``p50``, ``p90`` or, for a throughput, ``mean``.
-        dla_tops: INT8 TOPS of accelerators that ran beside the GPU.
+        dla_tops: INT8 TOPS of accelerators that ran beside the GPU: Offline used the DLA as well.
     """
 
     device: str
@@ -92,8 +93,8 @@ class Fit:
     left_out: Mapping[str, float]
 
     def knows(self, device: str) -> bool:
-        """Whether a device has anchors."""
-        return any(name.split()[0] == device for name in self.errors)
+        """Whether a device has anchors; all were run without a limit on power."""
+        return any(name.split()[0] == device.removesuffix(":MAXN") for name in self.errors)
 
     def band(self, device: str) -> tuple[float, float]:
         """Return what an estimate is multiplied by to get the ends of its error band.
@@ -107,14 +108,14 @@ class Fit:
 
 @lru_cache(maxsize=1)
 def _raw() -> dict[str, Any]:
-    with resources.as_file(resources.files("graphopt.profiles").joinpath(FILE)) as path:
+    with resources.as_file(resources.files("graphopt.profiles.roofline").joinpath(FILE)) as path:
         return load_toml(path)
 
 
 def anchors() -> tuple[Anchor, ...]:
     """Return every reference point."""
     raw = _raw()
-    return tuple(_anchor(point, raw["source"], raw["dla_tops"]) for point in raw["points"])
+    return tuple(_anchor(point, raw["source"]) for point in raw["points"])
 
 
 def fit() -> Fit:
@@ -134,7 +135,7 @@ def devices_of(points: Iterable[Anchor]) -> list[str]:
     return list(dict.fromkeys(point.device for point in points))
 
 
-def _anchor(raw: Mapping[str, Any], source: str, dla: Mapping[str, float]) -> Anchor:
+def _anchor(raw: Mapping[str, Any], source: str) -> Anchor:
     offline = raw["scenario"] == "Offline"
     rate = raw.get("images_per_second")
     return Anchor(
@@ -145,5 +146,5 @@ def _anchor(raw: Mapping[str, Any], source: str, dla: Mapping[str, float]) -> An
         source.format(round=raw["round"]) if "round" in raw else "",
         OFFLINE_BATCH / rate * 1e3 if rate else raw["ms"],
         "mean" if rate else raw["quantile"],
-        float(dla.get(raw["device"], 0)) if offline else 0.0,
+        load_device(raw["device"]).dla_peaks.get("int8", 0.0) if offline else 0.0,
     )

@@ -24,14 +24,21 @@ from types import TracebackType
 from typing import Any, Literal
 
 from graphopt.errors import UsageError
-from graphopt.profiles._history_baseline import check_name, find
-from graphopt.profiles._history_file import connect, told, transaction
-from graphopt.profiles._history_pack import fingerprint_hash, pack, plain_text, unpack
-from graphopt.profiles._history_query import COLUMNS, SPARED, Entry, Point, Query, where
+from graphopt.profiles.history.baseline import check_name, find
+from graphopt.profiles.history.check import problems
+from graphopt.profiles.history.file import connect, told, transaction
+from graphopt.profiles.history.pack import (
+    SEARCHED,
+    figure_rows,
+    fingerprint_hash,
+    pack,
+    plain_text,
+    searched,
+    unpack,
+)
+from graphopt.profiles.history.query import COLUMNS, SPARED, Entry, Point, Query, where
 from graphopt.profiles.run import STATUSES, Run
 from graphopt.wording import one_line
-
-__all__ = ["Column", "Entry", "History", "Point", "Query", "fingerprint_hash"]
 
 Column = Literal["subject", "branch", "machine"]
 WAIT_S = 30.0  # for the lock; 8 writers at once wait for hundredths of a second
@@ -107,27 +114,15 @@ class History:
 
     def _insert(self, run: Run, packed: tuple[bytes, bytes, str]) -> int:
         record, samples, digest = packed
-        texts = (run.when, run.verb, run.subject, run.branch, run.commit)
+        names = SEARCHED.replace("runs.", "")
         number = self._connection.execute(
-            "INSERT INTO runs (moment, verb, subject, branch, revision, status, machine, batch, "
-            "samples, sha256, model_digest, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                *(plain_text(text) for text in texts),
-                run.status,
-                fingerprint_hash(run.fingerprint),
-                max(0, min(run.batch, 2**31)),
-                len(run.samples_ms),
-                plain_text(run.sha256),
-                plain_text(run.model_digest),
-                digest,
-            ),
+            f"INSERT INTO runs ({names}, digest) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            (*searched(run), digest),
         ).lastrowid
         assert number is not None
         self._connection.execute("INSERT INTO details VALUES (?,?,?)", (number, record, samples))
-        # A figure that is there twice counts once, as Run.figure() finds it.
         self._connection.executemany(
-            "INSERT OR IGNORE INTO figures VALUES (?,?,?,?)",
-            [(number, plain_text(f.name), float(f.value), plain_text(f.unit)) for f in run.figures],
+            "INSERT INTO figures VALUES (?,?,?,?)", [(number, *row) for row in figure_rows(run)]
         )
         return number
 
@@ -138,14 +133,20 @@ class History:
             UsageError: there is none of that number, or what is there is damaged.
         """
         rows = self.rows(
-            "SELECT details.record, details.samples, digest FROM runs JOIN details ON run = id "
-            "WHERE id = ?",
+            f"SELECT details.record, details.samples, digest, {SEARCHED} "
+            "FROM runs LEFT JOIN details ON run = id WHERE id = ?",
             (self.existing(number),),
         )
         try:
-            return unpack(*rows[0])
+            if not rows:
+                raise UsageError("damaged: an index tells of it, and nothing else")
+            record, samples, digest, *listed = rows[0]
+            run = unpack(record, samples, digest)
+            if tuple(listed) != searched(run):
+                raise UsageError("damaged: what lists show of it is not what was added")
         except UsageError as problem:
             raise UsageError(f"run {number} of {self.path} is {problem}") from problem
+        return run
 
     def runs(
         self, query: Query | None = None, *, limit: int | None = None
@@ -335,17 +336,8 @@ class History:
         return gone
 
     def check(self) -> list[str]:
-        """Look at every page, index and reference of the file; return what is wrong with it."""
-        found = [str(row[0]) for row in self.rows("PRAGMA integrity_check(20)")]
-        broken = self.rows("PRAGMA foreign_key_check")
-        lines = [line for line in found if line != "ok"]
-        lines += [f"{row[0]} {row[1]} refers to a run that is not there" for row in broken[:20]]
-        for (number,) in self.rows("SELECT id FROM runs ORDER BY id"):
-            try:
-                self.get(number)
-            except UsageError as problem:
-                lines.append(str(problem))
-        return lines
+        """Look at every page, index, reference and run; return what is wrong, a line each."""
+        return problems(self)
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all that a query of our own gives, read whole: nobody waits for a reader."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from graphopt.profiles._history_pack import plain_text
+from graphopt.profiles.history.pack import plain_text
 from graphopt.profiles.run import Status
 
 GOOD = "status IN ('pass', 'none')"

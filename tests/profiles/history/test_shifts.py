@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.profiles.shifts import LEAST, shifts
+from graphopt.profiles.history.shifts import LEAST, shifts
 
 NOISE = 0.005
 

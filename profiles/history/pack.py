@@ -21,6 +21,10 @@ MOST_RECORD = 64 << 20
 MOST_SAMPLES = 16 << 20
 _FLOATS, _NANOSECONDS = b"f", b"n"
 _NS = 1e6  # in a millisecond
+SEARCHED = (
+    "moment, verb, subject, branch, revision, status, machine, batch, runs.samples, sha256, "
+    "model_digest"
+)
 
 
 def fingerprint_hash(fingerprint: Mapping[str, str]) -> str:
@@ -35,6 +39,28 @@ def plain_text(text: str) -> str:
     What came from bytes that are no UTF-8 (a branch's name) is escaped; the record keeps it exact.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def searched(run: Run) -> tuple[str | int, ...]:
+    """Return what a file is searched by, in the order of :data:`SEARCHED`."""
+    return (
+        *(plain_text(t) for t in (run.when, run.verb, run.subject, run.branch, run.commit)),
+        run.status,
+        fingerprint_hash(run.fingerprint),
+        max(0, min(run.batch, 2**31)),
+        len(run.samples_ms),
+        plain_text(run.sha256),
+        plain_text(run.model_digest),
+    )
+
+
+def figure_rows(run: Run) -> list[tuple[str, float, str]]:
+    """Return name, value and unit of each figure; one told twice counts once, as a run finds it."""
+    found: dict[str, tuple[str, float, str]] = {}
+    for figure in run.figures:
+        name = plain_text(figure.name)
+        found.setdefault(name, (name, float(figure.value), plain_text(figure.unit)))
+    return list(found.values())
 
 
 def pack(run: Run) -> tuple[bytes, bytes, str]:

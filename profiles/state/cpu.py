@@ -14,8 +14,8 @@ from pathlib import Path
 from graphopt.machine import cpu_count
 from graphopt.profiles.host import cpu
 from graphopt.profiles.reading import file_text, line, number, spelled
-from graphopt.profiles.state_cgroup import cgroup_state
-from graphopt.profiles.state_heat import heat_state
+from graphopt.profiles.state.cgroup import cgroup_state
+from graphopt.profiles.state.heat import heat_state
 
 _CPUS = "sys/devices/system/cpu"
 

@@ -12,7 +12,14 @@ import pytest
 from helpers import ROOT
 
 from graphopt.profiles import devices, load_device
-from graphopt.profiles.anchors import OFFLINE_BATCH, Constants, Fit, anchors, devices_of, fit
+from graphopt.profiles.roofline.anchors import (
+    OFFLINE_BATCH,
+    Constants,
+    Fit,
+    anchors,
+    devices_of,
+    fit,
+)
 
 PAGE = ROOT / "docs" / "benchmarks" / "estimate.md"
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graphopt.errors import UsageError
-from graphopt.profiles.history import Entry, History, Query
+from graphopt.profiles.history.query import Entry, Query
+from graphopt.profiles.history.store import History
 from graphopt.profiles.run import Run
 
 _COLUMNS = ("id", "when", "verb", "subject", "branch", "commit", "status", "machine", "batch")
@@ -44,18 +45,26 @@ def csv_lines(history: History, query: Query | None = None) -> Iterator[str]:
         yield _line([*cells, str(entry.samples), _baselines(entry), *values])
 
 
+def is_history(path: Path) -> bool:
+    """Return whether a file is an SQLite file, rather than an export.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return stream.read(16) == b"SQLite format 3\0"
+    except OSError as problem:
+        raise UsageError(f"cannot read {path}: {problem.strerror or problem}") from problem
+
+
 def read_runs(path: Path) -> Iterator[Run]:
     """Yield the runs of a JSON Lines file, or of another history.
 
     Raises:
         UsageError: it is neither, or holds something that is no run.
     """
-    try:
-        with path.open("rb") as stream:
-            magic = stream.read(16)
-    except OSError as problem:
-        raise UsageError(f"cannot read {path}: {problem.strerror or problem}") from problem
-    if magic == b"SQLite format 3\0":
+    if is_history(path):
         with History.open(path, write=False) as history:
             for entry in reversed(history.entries()):
                 yield history.get(entry.id)

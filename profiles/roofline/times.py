@@ -5,11 +5,12 @@ architectures*, CACM 52(4), 2009: a kernel takes the longer of computing and of 
 here after what any kernel takes. Channels are padded to the device's multiple first, as tensor
 cores and their layouts have it, so that a width between two multiples saves nothing. The shares of
 the peaks that are attained, and the time of a kernel with nothing to do, were fitted to MLPerf
-results (:mod:`graphopt.profiles.anchors`); docs/estimate.md says what that is good for.
+results (:mod:`graphopt.profiles.roofline.anchors`); docs/estimate.md says what that is good for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,9 +20,9 @@ from graphopt.cost import with_input_shapes
 from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.graph import Tensor, constant, static_shape
 from graphopt.model import Model
-from graphopt.profiles.anchors import Constants, fit
 from graphopt.profiles.device import DeviceProfile
-from graphopt.profiles.layers import BODIES, BYTES, Factors, Kernel, Work, kernels, work_of
+from graphopt.profiles.roofline.anchors import Constants, fit
+from graphopt.profiles.roofline.layers import BODIES, BYTES, Factors, Kernel, Work, kernels, work_of
 from graphopt.wording import counted
 
 Bound = Literal["compute", "memory", "floor"]
@@ -62,7 +63,8 @@ class Rates:
         """Return the rates of a device, for every precision it has a peak for.
 
         Args:
-            device: with ``peaks`` and ``bandwidth_gbs``.
+            device: with ``peaks`` and ``bandwidth_gbs``; its own ``efficiency``, ``depthwise`` and
+                ``launch_us`` go before the constants.
             constants: those in use by default.
 
         Raises:
@@ -70,12 +72,13 @@ class Rates:
         """
         check_figures(device, ())
         known = constants or fit().constants
+        attained = device.efficiency or known.compute
         top = max(device.peaks.values()) / _VECTOR_SHARE
         return cls(
-            {p: peak / 2 * known.compute for p, peak in device.peaks.items()},
-            device.peaks.get("fp32", top) / 2 * known.compute,
+            {p: peak / 2 * attained for p, peak in device.peaks.items()},
+            device.peaks.get("fp32", top) / 2 * (device.depthwise or attained),
             (device.bandwidth_gbs or 0.0) / 1e3 * known.bandwidth,
-            round(known.launch(device.sm) * 1e6),
+            round((device.launch_us or known.launch(device.sm)) * 1e6),
             {p: device.multiple(p) for p in BYTES},
         )
 
@@ -134,7 +137,7 @@ class Estimate:
     """How long a model is thought to take; nothing of it was measured.
 
     Attributes:
-        device: a profile's name.
+        device: a profile's name, with its power mode: ``jetson-agx-xavier:30W``.
         precision: what was asked for; None: as the graph says.
         batch: items in one run.
         layers: in graph order.
@@ -157,8 +160,8 @@ class Estimate:
 
     @property
     def throughput(self) -> float:
-        """Items in a second, one run after the other."""
-        return self.batch / self.ms * 1e3
+        """Items in a second, one run after the other; inf where nothing is left to run."""
+        return self.batch / self.ms * 1e3 if self.ms else math.inf
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, labelled."""
@@ -173,7 +176,7 @@ class Estimate:
             "ms": self.ms,
             "low_ms": self.low_ms,
             "high_ms": self.high_ms,
-            "throughput": self.throughput,
+            "throughput": self.throughput if math.isfinite(self.throughput) else None,
             "layers": [layer.to_json() for layer in self.layers],
             "unknown": list(self.unknown),
             "notes": list(self.notes),
@@ -227,10 +230,10 @@ def estimate(
             "(graphopt optimize), or give --opt-shapes"
         )
     ms = sum(round(layer.ms * 1e9) for layer in layers) / 1e9
-    low, high = fit().band(device.name)
+    low, high = fit().band(device.spelled)
     first = next((s for t in fixed.graph.inputs if (s := static_shape(t))), None)
     return Estimate(
-        device.name,
+        device.spelled,
         precision,
         first[0] if first else 1,
         tuple(layers),
@@ -298,7 +301,7 @@ def check_figures(device: DeviceProfile, precisions: Sequence[str]) -> None:
     if device.name == "host":
         raise UsageError(
             f"nothing can be estimated for this machine: {told} not known; graphopt profile "
-            "measures here, or name a --device"
+            "measures here; graphopt devices host --measure finds them, or name a --device"
         )
     raise UsageError(f"nothing can be estimated on '{device.name}': its profile lacks {told}")
 
@@ -323,6 +326,10 @@ def _notes(
     unknown: Sequence[str],
 ) -> list[str]:
     notes = []
+    if not layers:
+        notes.append(
+            "no kernel is left to run: views, and what follows from constants, cost nothing"
+        )
     total = sum(layer.ms for layer in layers)
     floor = sum(layer.ms for layer in layers if layer.bound == "floor")
     if floor > MOSTLY * total:
@@ -330,13 +337,19 @@ def _notes(
             f"{100 * floor / total:.0f} % of the time is in kernels that have too little to do: "
             "fewer layers or a larger batch help, narrower layers hardly do"
         )
-    if not fit().knows(device.name):
+    if not fit().knows(device.spelled):
         notes.append(
-            f"'{device.name}' is none of the devices this was fitted to: the band is that of "
+            f"'{device.spelled}' is none of the devices this was fitted to: the band is that of "
             "devices left out of the fit"
         )
     if device.sm is None:
-        notes.append(f"'{device.name}' is no NVIDIA GPU, and nothing else was fitted to")
+        own = [
+            k for k in ("efficiency", "depthwise", "launch_us") if getattr(device, k) is not None
+        ]
+        notes.append(
+            f"'{device.name}' is no NVIDIA GPU, and nothing else was fitted to"
+            + (f": {', '.join(own)} are its own, all else is as for GPUs" if own else "")
+        )
     others = sorted(p for p in used if p is not None and p != "int8")
     if others:
         notes.append(f"{' and '.join(others)}: every reference point is INT8, none checks these")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from graphopt.profiles.comparable import differences
 from graphopt.profiles.reading import number
-from graphopt.profiles.state_nvidia import REASONS
+from graphopt.profiles.state.comparable import differences
+from graphopt.profiles.state.nvidia import REASONS
 from graphopt.wording import counted
 
 State = Mapping[str, str]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.errors import EnvironmentProblem, UsageError
-from graphopt.profiles.meters import Meter, Of, Reading, find_meter
+from graphopt.profiles.power.meters import Meter, Of, Reading, find_meter
 from graphopt.profiles.run import Figure
 
 # Fewer readings than this are no sound mean.

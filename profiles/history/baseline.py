@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import UsageError
-from graphopt.profiles._history_query import GOOD, Query, where
+from graphopt.profiles.history.query import GOOD, Query, where
 from graphopt.registry import did_you_mean
 from graphopt.wording import one_line
 
 if TYPE_CHECKING:
-    from graphopt.profiles.history import History
+    from graphopt.profiles.history.store import History
 
 LAST_GOOD = "last-good"
 BRANCH, RUN = "branch:", "run:"
@@ -27,6 +27,8 @@ def check_name(name: str) -> None:
     """
     if not name.isprintable() or not 0 < len(name) <= _MOST_NAME or name != name.strip():
         raise UsageError(f"'{one_line(name, 40)}' cannot name a baseline: use a few letters")
+    if name.isdecimal():
+        raise UsageError(f"'{name}' is the number of a run: name the baseline otherwise")
     if name == LAST_GOOD or name.startswith((BRANCH, RUN)):
         raise UsageError(f"'{name}' has a meaning of its own; name the baseline otherwise")
 
