@@ -72,11 +72,7 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     engine = _engine(request, device, make, report, ui)
     if request.build_engine:
         check_engine(recipe, engine)
-    target = choose_target(recipe, engine, device, built=request.build_engine)
-    check_device(recipe, target)
-    for line in target.reasons:
-        report.decide("target", target.device.name, line)
-        ui.info(line)
+    target = _target(request, engine, device, report, ui)
     model = Model.load(request.model)
     check_inputs(model)
     report.source = describe(request.model, model)
@@ -127,6 +123,18 @@ def prepare(request: Request, report: Report, ui: Console) -> BuildPlan:
     if request.build_engine:
         check_build(engine, model, plan.options)
     return plan
+
+
+def _target(
+    request: Request, engine: Engine, device: DeviceProfile, report: Report, ui: Console
+) -> Target:
+    """Choose how the model is written for the device and its TensorRT, and say why."""
+    target = choose_target(request.recipe, engine, device, built=request.build_engine)
+    check_device(request.recipe, target)
+    for line in target.reasons:
+        report.decide("target", target.device.name, line)
+        ui.info(line)
+    return target
 
 
 def _tried_out(

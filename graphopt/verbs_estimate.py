@@ -24,6 +24,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 TOP = 10
 # A layer may take this much longer in FP16 and still count as no slower.
 NOTHING = 0.02
+# Of the whole: pruning that saves less is not shown.
+_WORTH = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,8 @@ def sizes_of(model: Model, given: Shapes, batch: int | None) -> dict[str, tuple[
     shapes: dict[str, tuple[int, ...]] = dict(given)
     for name, (_, shape) in model.inputs().items():
         first = shape[0] if shape else None
+        if 0 in shape:
+            raise UnsupportedModelError(f"input '{name}' is {spell(shape)}, which holds nothing")
         if name in given:
             if batch is not None and given[name][0] != batch:
                 raise UsageError(
@@ -273,7 +277,7 @@ def _layer(layer: LayerTime, total: float) -> list[str]:
 
 
 def _show_steps(told: Told, top: int, ui: Console) -> None:
-    useful = [step for step in told.steps if step.to]
+    useful = [s for s in told.steps if s.to and s.saved_ms > _WORTH * told.asked.ms]
     if useful:
         ui.table(
             f"estimate: what to prune for speed in {told.pruned_in}, most saved by a channel first",
@@ -293,7 +297,8 @@ def _show_steps(told: Told, top: int, ui: Console) -> None:
         )
     idle = len(told.steps) - len(useful)
     if idle:
-        ui.result(f"  pruning gives no speed in {counted(idle, 'group')}: narrow as they are")
+        groups = counted(idle, "group")
+        ui.result(f"  pruning gives no speed worth naming in {groups}: narrow as they are")
     if told.frozen:
         ui.result(f"  {counted(told.frozen, 'group')} cannot be pruned: graphopt inspect says why")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.console import Console
+from graphopt.errors import UsageError
 from graphopt.files import dump_json, write_text
 from graphopt.profiling.points import points
 from graphopt.recipe import parse_one_profile
@@ -22,8 +23,7 @@ SHOWN_ONLY = Path("-")
 
 def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt profile``."""
-    from graphopt.profiling.show import plot, show
-    from graphopt.publish import publish
+    from graphopt.profiling.show import plot
 
     asked = points(flags["batch"], flags["streams"])
     written = _outputs(path, flags)
@@ -46,17 +46,39 @@ def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
         "layers": lambda: dump_json(value["layers"]) if measured.layers else "",
         "plot": lambda: plot(measured, path.name, limit),
     }
-    for name, file in written.items():
-        text = texts[name]()
-        if text:
-            write_text(file, text)
-            ui.info(f"wrote {one_line(file)}")
+    there: list[Path] = []
+    try:
+        for name, file in written.items():
+            text = texts[name]()
+            if text:
+                write_text(file, text)
+                there.append(file)
+                ui.info(f"wrote {one_line(file)}")
+        _tell(measured, path, value, flags, ui, many=many)
+    except KeyboardInterrupt as stopped:
+        if there:
+            stopped.args = (f"interrupted; {', '.join(map(one_line, there))} written",)
+        raise
+
+
+def _tell(
+    measured: Measured,
+    path: Path,
+    value: Mapping[str, Any],
+    flags: dict[str, Any],
+    ui: Console,
+    *,
+    many: bool,
+) -> None:
+    from graphopt.profiling.show import show
+    from graphopt.publish import publish
+
     for line in measured.all_warnings():
         ui.warn(line)
     if ui.json:
         ui.raw(dump_json(value))
     else:
-        show(measured, path.name, ui, max_latency_ms=limit, many=many)
+        show(measured, path.name, ui, max_latency_ms=flags["max_latency"], many=many)
     publish(measured.run(path), flags, ui)
 
 
@@ -75,10 +97,10 @@ def _outputs(path: Path, flags: Mapping[str, Any]) -> dict[str, Path]:
         file = flags[name]
         if file is None or (name == "layers" and file == SHOWN_ONLY):
             continue
+        if name == "plot" and file.suffix.lower() in (".png", ".jpg", ".jpeg", ".pdf"):
+            raise UsageError(f"--plot {one_line(file)}: it is drawn as SVG, name it .svg")
         refuse_overwrite(file, flags["force"], keep=[path, *written.values()])
         if any(_same(file, other) for other in written.values()):
-            from graphopt.errors import UsageError
-
             raise UsageError(f"--{name} {one_line(file)} is the file of another output too")
         written[name] = file
     shown = {**flags, "layers": written.get("layers")}

@@ -80,9 +80,7 @@ class Threads:
     def _one(self, seconds: float, runs: int, stop: threading.Event) -> list[float]:
         run, clock, times, stopped = self.run, self.clock, list[float](), stop.is_set
         begun = now = clock()
-        while not times or (
-            (len(times) < runs or now - begun < seconds * 1e9) and not stopped()
-        ):
+        while not times or ((len(times) < runs or now - begun < seconds * 1e9) and not stopped()):
             before = clock()
             run()
             now = clock()
@@ -113,32 +111,35 @@ def together(
     answers: list[Answer] = []
     problems: list[BaseException] = []
 
-    def begin() -> None:
+    def begin(ended: threading.Event) -> None:
         try:
             gate.wait()
             answers.append(work())
         except BaseException as problem:  # noqa: BLE001 - raised again, in the thread that asked
             problems.append(problem)
             stop.set()
+        finally:
+            ended.set()
 
-    threads = [threading.Thread(target=begin, daemon=True) for _ in range(count)]
-    started: list[threading.Thread] = []
+    # Not join(): until Python 3.13, once interrupted it takes a running thread for one that ended.
+    running: list[threading.Event] = []
     try:
-        for thread in threads:
-            thread.start()
-            started.append(thread)
-        for thread in threads:
-            thread.join()
+        for _ in range(count):
+            ended = threading.Event()
+            threading.Thread(target=begin, args=(ended,), daemon=True).start()
+            running.append(ended)
+        for ended in running:
+            ended.wait()
     except RuntimeError as problem:
         raise EnvironmentProblem(
-            f"{count} streams: this system starts no more than {len(started)} threads; take fewer"
+            f"{count} streams: this system starts no more than {len(running)} threads; take fewer"
         ) from problem
     finally:
         stop.set()
-        if len(started) < count:
+        if len(running) < count:
             gate.abort()
-        for thread in started:
-            thread.join()
+        for ended in running:
+            ended.wait()
     if problems:
         raise problems[0]
     return answers

@@ -6,6 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 from helpers import SHARED, command_line, conv_net, needs_shared
 
@@ -107,6 +108,31 @@ def test_a_fixed_batch_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "batch 2" in capsys.readouterr().out
     assert call("two.onnx", "--device", "t4", "--batch", "4") == 2
     assert "fixed at 2" in capsys.readouterr().err
+
+
+def save(text: str, path: Path) -> str:
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}'), path)
+    return str(path)
+
+
+def test_nothing_left_to_run_takes_no_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = save(
+        "() => (float[2] y) <float[2] w = {1.0, 2.0}> { y = Relu(w) }", tmp_path / "s.onnx"
+    )
+    assert call(still, "--device", "t4", "-o", "e.json") == 0
+    assert "no kernel is left to run" in capsys.readouterr().out
+    value = json.loads(Path("e.json").read_text())
+    assert (value["ms"], value["throughput"], value["layers"]) == (0, None, [])
+
+
+def test_an_input_that_holds_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = save("(float[0, 4] x) => (float[0, 4] y) { y = Relu(x) }", tmp_path / "e.onnx")
+    assert call(empty, "--device", "t4") == 3
+    assert "input 'x' is 0x4, which holds nothing" in capsys.readouterr().err
 
 
 @needs_shared

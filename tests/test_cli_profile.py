@@ -14,7 +14,7 @@ from helpers import conv_net, image_samples
 
 from graphopt.console import Console
 from graphopt.engines.onnxruntime import OnnxRuntimeSession
-from graphopt.errors import EnvironmentProblem
+from graphopt.errors import EnvironmentProblem, UsageError
 from graphopt.files import sha256
 from graphopt.model import Model
 from graphopt.profiles import LatencyProfile
@@ -143,6 +143,9 @@ def test_it_goes_to_a_history_and_to_a_pipeline(
         (["four.onnx", "--batch", "4,8"], 2, "--batch 8: the model's batch is fixed at 4"),
         (["baked.onnx", "--batch", "1,8"], 2, "batch 8: ONNX Runtime could not run these inputs"),
         (["net.onnx", "--data", "few.npz", "--batch", "4,8"], 2, "--data has 6 samples"),
+        (["net.onnx", "--batch", "4", "--opt-shapes", "image:2x3x16x16"], 2, "leave one of the"),
+        (["net.onnx", "--plot", "new.png"], 2, "drawn as SVG, name it .svg"),
+        (["."], 2, "is a folder"),
         (["a.engine"], 4, "a.engine cannot be run here"),
         (["a.engine", "--threads", "2"], 2, "--threads is for ONNX Runtime on the CPU"),
         (["net.onnx", "-o", "few.npz"], 2, "few.npz exists; use --force"),
@@ -296,3 +299,56 @@ def test_out_of_memory_on_a_device_keeps_the_smaller_points(turn: int) -> None:
         work.take(asked[::-1])
     assert [p.batch for p in work.found] == ([1] if turn == 1 else [1, 64])
     assert work.notes
+
+
+def test_a_sweep_may_fix_the_other_sizes(tmp_path: Path) -> None:
+    from graphopt.profiling.there import _swept
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> '
+        "g (float[N, H] x, float[5, W] k) => (float[N, H] y) { y = Relu(x) }"
+    )
+    onnx.save(model, tmp_path / "open.onnx")
+    out = tmp_path / "s.json"
+    onnx.save(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> '
+            "g (float[N, H] x) => (float[N, H] y) { y = Relu(x) }"
+        ),
+        tmp_path / "one.onnx",
+    )
+    words = ("--batch", "1,4", "--opt-shapes", "x:2x6")
+    assert call("profile", tmp_path / "one.onnx", *QUICK, *words, "-o", out, "-q") == 0
+    assert [p["batch"] for p in json.loads(out.read_text())["points"]] == [1, 4]
+    fixed = {"x": (2, 6), "k": (5, 7)}
+    both, one = [Point(1, 1), Point(4, 1)], [Point(4, 1), Point(4, 2)]
+    assert _swept(tmp_path / "open.onnx", fixed, both, 4) == {"x": (4, 6), "k": (5, 7)}
+    assert _swept(tmp_path / "open.onnx", fixed, one, 4) is fixed
+
+
+def test_an_interruption_tells_what_is_written_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graphopt.publish.publish", interrupted)
+    out = tmp_path / "p.json"
+    assert call("profile", "net.onnx", *QUICK, "-o", out) == 130
+    assert f"interrupted; {out} written" in capsys.readouterr().err
+    assert call("profile", "net.onnx", *QUICK) == 130
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_more_threads_than_cores_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("graphopt.profiling.here.cpu_count", lambda: 1)
+    assert call("profile", "net.onnx", *QUICK, "--threads", "2") == 0
+    assert "--threads 2, and 1 core: they wait for one another" in capsys.readouterr().err
+
+
+def test_a_run_that_is_none_is_refused() -> None:
+    run = Measured(Sweep((LatencyProfile((1.0,)),))).run(Path("net.onnx")).to_json()
+    with pytest.raises(UsageError, match="not a valid run"):
+        Run.from_json({**run, "batch": float("inf")})

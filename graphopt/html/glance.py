@@ -41,24 +41,29 @@ def verdict(built: Built) -> list[str]:
 
 def _gained(built: Built) -> str:
     name = built.raw.inner("source").text("name", "The model")
+    speed, engine = built.pair("latency"), built.metric("engine latency")
+    took = None if engine is None else engine.values.get(built.last)
     parts = []
-    speed = built.pair("latency")
     if speed is not None:
         parts.append(_speed(built, *speed))
+    elif took is not None:
+        parts.append(f"runs in {short(took, 'ms')} on its own device")
     weights = built.pair("weights") or built.pair("ONNX size")
     if weights is not None and weights[0] > 0:
         ratio = weights[1] / weights[0]
-        if ratio < 0.995:
-            parts.append(f"its weights take {share(ratio)} of the memory they did")
-        elif ratio > 1.005:
-            parts.append(f"its weights take {share(ratio - 1)} more memory than before")
-    text = ", and ".join(parts)
-    engine = built.metric("engine latency")
-    if engine is not None and built.last in engine.values:
-        took = f"On its own device the engine takes {short(engine.values[built.last], 'ms')}."
-        text = f"{text}. {took}" if text else took
-        return f"{name} {text}" if parts else text
-    return f"{name}, built as {label(built.last)}, {text}." if text else ""
+        less, apart = ratio < 1, abs(ratio - 1) > 0.005
+        much = share(ratio) if less else f"{share(ratio - 1)} more"
+        if apart and parts:
+            memory = "of the memory they did" if less else "memory than before"
+            parts.append(f"its weights take {much} {memory}")
+        elif apart:
+            parts.append(f"takes {much} {'of the' if less else ''} memory for its weights")
+    if not parts:
+        return ""
+    text = f"{name}, built as {label(built.last)}, {', and '.join(parts)}."
+    if speed is not None and took is not None:
+        text += f" On its own device the engine takes {short(took, 'ms')}."
+    return text.replace("  ", " ")
 
 
 def _speed(built: Built, first: float, last: float) -> str:
@@ -198,7 +203,8 @@ def _cost(built: Built) -> str:
         )
     agree = built.metric("top-1 agreement")
     if agree is not None and built.last in agree.values:
-        parts.append(f"{told(100 - agree.values[built.last], '%')} of predictions changed")
+        lost = 100 - agree.values[built.last]
+        parts.append(f"{told(lost, '%') if lost else 'none'} of the predictions changed")
     seconds = sum(stage.number("seconds") or 0.0 for stage in built.raw.objects("stages"))
     if 0 < seconds < 1e9:
         took = f"{seconds:.0f}{NBSP}s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -12,7 +12,7 @@ from graphopt.html.blocks import Block, Details, Figure, Section, Table, Words
 from graphopt.html.glance import compared
 from graphopt.html.raw import Raw
 from graphopt.html.source import Built
-from graphopt.html.terms import BEFORE, NBSP, label, share, told
+from graphopt.html.terms import BEFORE, NBSP, in_unit, label, share, told
 from graphopt.profiles.latency import LatencyProfile
 
 Ends: TypeAlias = "tuple[float, float] | None"
@@ -42,7 +42,11 @@ def section(built: Built) -> Section | None:
         only = {"engine": timed["engine"]}
         blocks.append(_chart(only, ends, "latency-engine", "Latency of the engine on its device"))
     blocks.append(_table(timed, batch, ends))
-    blocks += [_environment(built, name) for name in (next(iter(timed)), "engine") if name in timed]
+    blocks += [
+        _environment(built, name)
+        for name in dict.fromkeys((next(iter(timed)), "engine"))
+        if name in timed
+    ]
     return Section("latency", "Latency", blocks)
 
 
@@ -89,35 +93,19 @@ def _table(
     timed: Mapping[str, list[float]], batch: Mapping[str, int], ends: Mapping[str, Ends]
 ) -> Table:
     rows = []
+    by, unit = in_unit(percentile(sorted(values), 50) for values in timed.values())
     for name, values in timed.items():
         ordered = sorted(values)
         mean = sum(values) / len(values)
         rate = f"{1000 * batch[name] / mean:,.1f}" if mean > 0 else ""
-        figures = [f"{percentile(ordered, q):.3f}" for q in (50, 90, 95, 99)]
+        middle, *figures = [f"{by * percentile(ordered, q):.3f}" for q in (50, 90, 95, 99)]
         found = ends[name]
-        interval = "" if found is None else f"{found[0]:.3f} to {found[1]:.3f}"
+        interval = "" if found is None else f"{by * found[0]:.3f} to {by * found[1]:.3f}"
         rows.append(
-            (
-                label(name),
-                figures[0],
-                interval,
-                *figures[1:],
-                f"{mean:.3f}",
-                rate,
-                f"{len(values):,}",
-            )
+            (label(name), middle, interval, *figures, f"{by * mean:.3f}", rate, f"{len(values):,}")
         )
-    head = (
-        "",
-        "p50 ms",
-        "its 95 % interval",
-        "p90 ms",
-        "p95 ms",
-        "p99 ms",
-        "mean ms",
-        "items/s",
-        "runs",
-    )
+    measured = [f"{name} {unit}" for name in ("p90", "p95", "p99", "mean")]
+    head = ("", f"p50 {unit}", "its 95 % interval", *measured, "items/s", "runs")
     return Table("Latency of one run, and items a second", head, rows, frozenset(range(1, 9)))
 
 

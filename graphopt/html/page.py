@@ -92,6 +92,9 @@ def _subtitle(built: Built) -> str:
             names[one.text("name")[6:]] = one.inner("facts")
     for engine, facts in names.items():
         version = facts.text("runtime_version")
+        if engine == "bundle":  # built from one, elsewhere
+            at = recipe.inner("engine").text("device")
+            return f"{made}, for TensorRT {facts.text('tensorrt')} on {at or facts.text('gpu')}"
         device = facts.text("device")
         where = f" on {device}" if device and device != "host" else ""
         return f"{made}, for {engine} {version}{where}".rstrip()

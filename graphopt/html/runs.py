@@ -13,7 +13,7 @@ from graphopt.errors import UsageError
 from graphopt.html.blocks import Block, Details, Figure, Heading, Pill, Section, Table, Words
 from graphopt.html.raw import Raw, read_json
 from graphopt.html.source import Built
-from graphopt.html.terms import label, share, told
+from graphopt.html.terms import in_unit, label, share, told
 from graphopt.output import REPORT, TABLE
 from graphopt.profiles.latency import LatencyProfile
 from graphopt.profiles.run import Gate, Run
@@ -183,10 +183,11 @@ def _profile(name: str, value: dict[str, Any], index: int) -> list[Block]:
                        unit="ms", width=WIDTH, ident=f"profile-{index}")  # fmt: skip
     mean = sum(samples) / len(samples)
     rate = raw.number("throughput") or (1000 * batch / mean if mean > 0 else 0.0)
-    interval = "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
-    row = (f"batch {batch}", f"{p50:.3f}", interval, f"{p99:.3f}", f"{rate:,.1f}",
+    by, unit = in_unit([p50])
+    interval = "" if ends is None else f"{by * ends[0]:.3f} to {by * ends[1]:.3f}"
+    row = (f"batch {batch}", f"{by * p50:.3f}", interval, f"{by * p99:.3f}", f"{rate:,.1f}",
            f"{len(samples):,}")  # fmt: skip
-    head = ("", "p50 ms", "its 95 % interval", "p99 ms", "items/s", "runs")
+    head = ("", f"p50 {unit}", "its 95 % interval", f"p99 {unit}", "items/s", "runs")
     table = Table("Latency of one run, and items a second", head, [row], frozenset(range(1, 6)))
     inner = _layers(name, raw.inner("layers"), index) if "layers" in raw else []
     figure = Figure(svg, f"Where {len(samples):,} runs lie: solid line the median, dashed the 99th "
@@ -214,13 +215,14 @@ def _sweep(name: str, raw: Raw, index: int) -> list[Block]:
     svg = line_chart(series, title=f"Throughput against latency ({name})", x_label="p99, ms",
                      desc="Each point is a batch size.", y_label="items/s", y_zero=True,
                      marks=marks, width=WIDTH, height=300, ident=f"sweep-{index}")  # fmt: skip
+    by, unit = in_unit(p.p99 for p in points)
     rows = [
         (f"batch {p.batch}, {counted(p.streams, 'stream')}",
-         "" if p.p50 is None else f"{p.p50:.3f}", f"{p.p99:.3f}", f"{p.rate:,.1f}")
+         "" if p.p50 is None else f"{by * p.p50:.3f}", f"{by * p.p99:.3f}", f"{p.rate:,.1f}")
         for p in points
     ]  # fmt: skip
     pills = {i: Pill("best") for i, p in enumerate(points) if p.best}
-    table = Table("Batches and streams", ("", "p50 ms", "p99 ms", "items/s"), rows,
+    table = Table("Batches and streams", ("", f"p50 {unit}", f"p99 {unit}", "items/s"), rows,
                   frozenset({1, 2, 3}), pills=pills)  # fmt: skip
     within = "within the limit" if limit is not None else "of all"
     caption = f"Throughput against latency; best: the most items a second {within}."

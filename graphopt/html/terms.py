@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from graphopt.charts.scale import brief
 from graphopt.report import human
@@ -64,6 +64,11 @@ def short(value: float, unit: str) -> str:
         digits = f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
         return f"{digits}{NBSP}ms"
     return told(value, unit) if unit else brief(value)
+
+
+def in_unit(medians_ms: Iterable[float]) -> tuple[float, str]:
+    """Return what times of a table in ms are multiplied by, and its unit, to keep three digits."""
+    return (1.0, "ms") if max(medians_ms, default=1.0) >= 0.1 else (1000.0, "µs")
 
 
 def times(ratio: float) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from graphopt.console import Console
 from graphopt.engines.feeds import batch_of
 from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
+from graphopt.machine import cpu_count
 from graphopt.profiles.bursts import Timer, out_of_memory
 from graphopt.profiles.latency import with_state
 from graphopt.profiles.sweep import Sweep, measure_points, spell_point
-from graphopt.profiling.points import Point
+from graphopt.profiling.points import Point, other_batch
 from graphopt.profiling.result import Measured
-from graphopt.wording import one_line
+from graphopt.wording import counted, one_line
 
 if TYPE_CHECKING:
     from graphopt.data import Dataset
@@ -55,8 +56,14 @@ def measure_here(
     from graphopt.opening import opened
     from graphopt.profiles.state import read_state
 
-    if flags["threads"] is not None and is_engine(path):
+    if path.is_dir():
+        raise UsageError(f"{one_line(path)} is a folder; name the model or engine in it")
+    threads, cores = flags["threads"], cpu_count()
+    if threads is not None and is_engine(path):
         raise UsageError(f"--threads is for ONNX Runtime on the CPU: {path.name} is an engine")
+    if threads is not None and threads > cores:
+        many = counted(cores, "core")
+        ui.warn(f"--threads {threads}, and {many}: they wait for one another; take {cores}")
     with opened(path, threads=flags["threads"], warn=ui.warn) as session:
         if flags["layers"] is not None and not hasattr(session, "layer_times"):
             raise UnsupportedModelError(f"--layers: the engine of {path.name} tells no layer times")
@@ -122,9 +129,14 @@ def _feeds(
     from graphopt.data import synthetic
 
     usual = next((s[0] for s in fixed.values() if s), 1)
+    batches = {point.batch for point in asked}
+    if len(batches) == 1 and (batch := asked[0].batch) is not None:
+        for name, given in fixed.items():
+            if given and given[0] != batch:
+                raise UsageError(other_batch(name, given, batch))
     data = None if samples is None else samples(inputs)
     found: dict[int | None, Feeds] = {}
-    for batch in dict.fromkeys(point.batch for point in asked):
+    for batch in dict.fromkeys(point.batch for point in asked):  # in the order asked for
         size = batch or usual
         source = data or synthetic(inputs, size, seed=seed, shapes=fixed)
         if batch and source.batch_size(batch) != batch:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphopt.errors import UsageError
+from graphopt.wording import spell
 
 MOST = 64
 
@@ -16,6 +17,14 @@ class Point:
 
     batch: int | None
     streams: int
+
+
+def other_batch(name: str, given: Sequence[int], batch: int) -> str:
+    """Say that ``--opt-shapes`` has another batch than ``--batch``."""
+    return (
+        f"--batch {batch}: --opt-shapes has {given[0]} in {spell(given)} of '{name}': "
+        "leave one of the two out"
+    )
 
 
 def points(batches: Sequence[int] | None, streams: Sequence[int] | None) -> tuple[Point, ...]:

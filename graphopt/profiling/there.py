@@ -13,7 +13,7 @@ from graphopt.engines.known import known_inputs, known_ranges
 from graphopt.errors import EnvironmentProblem, UnsupportedModelError, UsageError
 from graphopt.profiles.bursts import out_of_memory
 from graphopt.profiles.sweep import Sweep, spell_point
-from graphopt.profiling.points import Point
+from graphopt.profiling.points import Point, other_batch
 from graphopt.profiling.result import Measured
 from graphopt.wording import spell
 
@@ -56,7 +56,7 @@ def measure_there(
     for name, why in _REFUSED.items():
         if flags[name] is not None:
             raise UsageError(why)
-    sizes = {point: sizes_of(path, fixed, point.batch) for point in asked}
+    sizes = {p: sizes_of(path, _swept(path, fixed, asked, p.batch), p.batch) for p in asked}
     if flags["power"] is not None and (asked[0].streams > 1 or not is_engine(path)):
         raise UsageError("--power with trtexec is of an engine on one stream: leave --power out")
     twice = len(asked) > 1 and is_engine(path)
@@ -153,10 +153,7 @@ def sizes_of(path: Path, fixed: Sizes, batch: int | None) -> dict[str, tuple[int
         )
     for name, given in fixed.items():
         if batch is not None and given and given[0] != batch:
-            raise UsageError(
-                f"--batch {batch}: --opt-shapes has {given[0]} in {spell(given)} of '{name}': "
-                "leave one of the two out"
-            )
+            raise UsageError(other_batch(name, given, batch))
     sizes = dict(fixed)
     for name, (shape, tuned) in known.items():
         if name in sizes:
@@ -176,6 +173,18 @@ def sizes_of(path: Path, fixed: Sizes, batch: int | None) -> dict[str, tuple[int
         sizes[name] = tuple(d for d in whole if d is not None)
     _check_ranges(path, sizes)
     return sizes
+
+
+def _swept(path: Path, fixed: Sizes, asked: Sequence[Point], batch: int | None) -> Sizes:
+    """Return ``--opt-shapes`` for one batch of several: it takes the place of theirs."""
+    if batch is None or len({point.batch for point in asked}) == 1:
+        return fixed
+    own = {name: shape for name, (shape, _) in known_inputs(path).items()}
+
+    def opened(name: str) -> bool:
+        return not own.get(name) or own[name][0] is None
+
+    return {n: (batch, *given[1:]) if given and opened(n) else given for n, given in fixed.items()}
 
 
 def _check_ranges(path: Path, sizes: Sizes) -> None:

@@ -350,6 +350,11 @@ def _notes(
             f"'{device.name}' is no NVIDIA GPU, and nothing else was fitted to"
             + (f": {', '.join(own)} are its own, all else is as for GPUs" if own else "")
         )
+        if "int8" in used:
+            notes.append(
+                "int8: ONNX Runtime takes INT8 kernels only where what a layer makes is quantized "
+                "too; with Q/DQ placed for TensorRT most layers run in fp32, far slower than this"
+            )
     others = sorted(p for p in used if p is not None and p != "int8")
     if others:
         notes.append(f"{' and '.join(others)}: every reference point is INT8, none checks these")

@@ -116,7 +116,11 @@ def test_a_constant_read_by_a_pruned_and_an_unpruned_layer_is_copied(tools):
         => (float[N,6,8,6] y) { a = Conv(x, w1, b)  h = Relu(a)  y = Conv(h, w9, b) }"""
     )
     for seed in range(3):
-        tools.prove(model, tools.random_plan(analyze(model), seed), seed=seed)
+        pruned = tools.prove(model, tools.random_plan(analyze(model), seed), seed=seed)
+        shapes = {n: tuple(t.shape) for n, t in pruned.graph.tensors().items()}
+        kept = shapes["w1"][0]
+        assert kept < 6
+        assert (shapes["b"], shapes["b_pruned"]) == ((6,), (kept,))
 
 
 def test_a_constant_that_is_a_graph_output_keeps_its_shape(tools):

@@ -137,7 +137,9 @@ def test_columns_and_heads_may_go_together(tools):
     analysis = analyze(model)
     everything = replace(analysis, groups=(*analysis.groups, *analysis.alternatives))
     for seed in range(4):
-        tools.prove(model, tools.random_plan(everything, seed, 0.5), seed=seed)
+        plan = tools.random_plan(everything, seed, 0.5)
+        assert {item.name for item in plan.groups} == {g.name for g in everything.groups}
+        assert tools.prove(model, plan, seed=seed).parameters() < model.parameters()
 
 
 def test_a_head_of_keys_takes_its_query_heads_along(tools):

@@ -82,20 +82,20 @@ def same_sums(model: Model, form: Form) -> None:
 @settings(max_examples=60)
 @given(
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    pads=st.tuples(*[st.integers(0, 3)] * 4),
+    pads=st.tuples(*[st.integers(0, 2)] * 4),
     more=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
 )
-def test_a_convtranspose_as_a_convolution(kernel, strides, pads, more, channels):
+def test_a_convtranspose_as_a_convolution(kernel, pads, more, channels):
+    # Those whose output is a multiple in size: few are by chance.
+    strides = tuple(kernel[i] + more[i] - pads[i] - pads[2 + i] for i in (0, 1))
+    assume(all(1 <= s <= 3 for s in strides))
     assume(all(m < s for m, s in zip(more, strides, strict=True)))
-    for i in (0, 1):
-        assume(4 * strides[i] + kernel[i] + more[i] > pads[i] + pads[2 + i])
     attrs = {"strides": strides, "pads": pads, "output_padding": more}
     model = conv_model("ConvTranspose", (*channels, *kernel), (channels[0], 5, 6), **attrs)
     form = transposed(head_of(model))
-    if form is not None:
-        same_sums(model, form)
+    assume(form is not None)
+    same_sums(model, form)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,19 @@ def test_runs_on_the_profile_that_fits(engine):
     assert fake_gpu().contexts == 0
 
 
+def test_memory_is_what_the_engine_and_its_buffers_need(engine):
+    with TensorRT().open(engine) as session:
+        scratch = session.device_bytes()
+        session.run(feeds(2))
+        small = session.device_bytes()
+        session.run(feeds(32))
+        large = session.device_bytes()
+    assert scratch == 3 << 20, "before the first run there are no buffers"
+    # Four bytes an element; 3x8x8 in, 10 out. Buffers are for the largest shape so far, rounded up.
+    assert small - scratch >= 2 * 4 * (3 * 8 * 8 + 10)
+    assert large - small >= 20 * 4 * (3 * 8 * 8 + 10)
+
+
 def test_time_is_the_gpus_own_in_a_graph_by_cuda_python(engine):
     with TensorRT().open(engine) as session:
         profile = session.time(feeds(2), warmup_s=0, min_s=0, min_runs=5)

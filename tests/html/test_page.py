@@ -562,6 +562,25 @@ def test_runs_are_shown_as_the_verbs_wrote_them(build: Build, whole: dict[str, A
     assert plain(folder).count("The slowest of 1 layer") == 1
 
 
+def test_an_engine_that_a_device_sent_back(build: Build, whole: dict[str, Any]) -> None:
+    whole["metrics"] = [
+        whole["metrics"][0],
+        {"name": "engine latency", "unit": "ms", "values": {"int8": 0.0177}},
+    ]
+    whole["latency"] = {"engine": {**whole["latency"]["int8"], "samples_ms": [0.017, 0.018, 0.018]}}
+    facts = {"tensorrt": "8.5.2", "gpu": "Xavier"}
+    whole["stages"][-1].update(name="build-bundle", facts=facts)
+    text = plain(build(whole))
+    assert "net.onnx, built as INT8, runs in 17.7 µs on its own device, and its weights" in text
+    assert "for TensorRT 8.5.2 on t4" in text
+    assert "the engine 18.000" in text
+    assert "p50 µs" in text
+    assert text.count("What is known of the engine's device") == 1
+    whole["metrics"].pop()
+    text = plain(build(whole))
+    assert "net.onnx, built as INT8, takes 20 % of the memory for its weights." in text
+
+
 def test_what_hardly_changed_is_neither_good_nor_bad(build: Build, whole: dict[str, Any]) -> None:
     whole["metrics"] = [{"name": "weights", "unit": "bytes",
                          "values": {"before": 1_000_000, "w8+fp16": 1_000_100}}]  # fmt: skip

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -62,9 +63,8 @@ def test_what_a_thread_raises_is_raised_here_once_all_have_ended():
 
 
 def test_streams_end_with_the_one_that_fails_or_when_interrupted():
-    before = threading.active_count()
-
     chosen = []
+    inside = []
 
     def run():
         chosen.append(threading.current_thread())
@@ -74,16 +74,20 @@ def test_streams_end_with_the_one_that_fails_or_when_interrupted():
 
     timer = Threads(run, streams=2)
     with pytest.raises(EnvironmentProblem, match="no"):
-        timer.burst(1e6, 1)
-    assert threading.active_count() == before
+        timer.burst(60, 1)
+
+    once = [signal.SIGINT]
 
     def interrupts():
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(0.01)
+        inside.append(1)
+        if once:
+            os.kill(os.getpid(), once.pop())
+        time.sleep(0.05)
+        inside.pop()
 
     with pytest.raises(KeyboardInterrupt):
-        Threads(interrupts, streams=2).burst(1e6, 1)
-    assert threading.active_count() == before
+        Threads(interrupts, streams=2).burst(60, 1)
+    assert not inside
 
 
 def test_too_many_streams_are_told_and_none_is_left_waiting(monkeypatch):
@@ -98,6 +102,8 @@ def test_too_many_streams_are_told_and_none_is_left_waiting(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(EnvironmentProblem, match=r"5 streams: .* no more than 3 threads"):
         Threads(time.sleep, streams=5).burst(1, 1)
+    for thread in started:
+        thread.join(20)
     assert threading.active_count() == before
 
 

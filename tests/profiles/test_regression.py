@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from graphopt.profiles._student import t_cdf, t_quantile
 from graphopt.profiles._bootstrap import percentiles
+from graphopt.profiles._student import t_cdf, t_quantile
 from graphopt.profiles.regression import (
     Round,
     judge,

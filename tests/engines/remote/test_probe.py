@@ -347,7 +347,7 @@ KEYS = sorted({*XAVIER, *T4, "libraries", "header", "nvidia-smi-says"})
 def test_any_bytes_give_a_probe_that_can_be_shown(values, noise):
     lines = [f"@{key} {value.hex()}" for key, value in values.items()]
     text = "\n".join([noise.decode(errors="replace"), "m begin", *lines, "m end"])
-    shown(parse(text, "m"))
+    check_shown(parse(text, "m"))
 
 
 PIECES = st.sampled_from(
@@ -360,10 +360,10 @@ PIECES = st.sampled_from(
 @settings(settings.get_profile("repeatable"), max_examples=200)
 @given(st.dictionaries(st.sampled_from(KEYS), st.lists(PIECES, max_size=12).map("".join)))
 def test_near_misses_give_a_probe_that_can_be_shown(values):
-    shown(values)
+    check_shown(values)
 
 
-def shown(values):
+def check_shown(values):
     if values is None:
         return
     probe = read_probe("there", values)

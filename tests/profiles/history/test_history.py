@@ -542,7 +542,7 @@ def test_a_step_that_fails_leaves_the_older_file(
 def test_other_tables_are_refused(file: Path, statement: str) -> None:
     edited(file, statement)
     for write in (True, False):
-        refusal(file, write)
+        assert str(file) in refusal(file, write)
 
 
 def test_a_view_in_place_of_a_table_runs_nothing(file: Path) -> None:

@@ -40,7 +40,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def plain(state: dict[str, str]) -> None:
+def check_plain(state: dict[str, str]) -> None:
     for key, value in state.items():
         assert key.isascii(), key
         assert value, key
@@ -53,7 +53,7 @@ def plain(state: dict[str, str]) -> None:
 
 def test_this_machine_is_read():
     state = read_state()
-    plain(state)
+    check_plain(state)
     assert list(state) == sorted(state)
     assert {"cpu", "cores", "governor", "kernel", "python", "onnxruntime", "numpy"} <= set(state)
     assert int(state["cores"]) >= 1
@@ -105,7 +105,7 @@ def test_governors_clocks_and_switches(tmp_path, monkeypatch):
         "cpu2 9999 0 0 0 0 0 0 0 0 0\nintr 1 2 3\n"
     )
     state = state_cpu.cpu_state(tree(tmp_path, files))
-    plain(state)
+    check_plain(state)
     assert state["governor"] == "performance, powersave"  # not that of the third processor
     assert state["cpu_driver"] == "intel_pstate"
     assert state["energy_preference"] == "balance_performance"
@@ -119,7 +119,7 @@ def test_governors_clocks_and_switches(tmp_path, monkeypatch):
 
 def test_a_machine_that_tells_nothing(tmp_path):
     state = state_cpu.cpu_state(tmp_path)
-    plain(state)
+    check_plain(state)
     assert state["governor"] == "unknown"
     assert not {"smt", "turbo", "cpu_mhz", "load_1m", "counter_busy_s", "cpu_quota"} & set(state)
 
@@ -206,7 +206,7 @@ def test_temperatures_and_where_the_system_slows_down(tmp_path):
 )
 @settings(max_examples=50)
 def test_any_zones(rows):
-    plain(zones(rows))
+    check_plain(zones(rows))
 
 
 # --- software ---
@@ -276,7 +276,7 @@ def test_a_gpu(path):
     counted = dict.fromkeys(COUNTERS.values(), "1200")
     nvidia_smi.install_strict(path, {**A10, **counted}, heat=HEAT)
     state = nvidia_state()
-    plain(state)
+    check_plain(state)
     assert state["gpu"] == "NVIDIA A10"
     assert (state["gpu_sm_mhz"], state["gpu_max_sm_mhz"]) == ("1695", "1695")
     assert (state["gpu_power_w"], state["gpu_power_limit_w"]) == ("148.22", "150")
@@ -372,10 +372,10 @@ def test_throttle_reasons(mask, words):
 @given(st.text(max_size=200), st.sampled_from([("gpu",), tuple(FIELDS), tuple(COUNTERS)]))
 @settings(max_examples=100)
 def test_any_row(text, keys):
-    plain(parse_row(text, keys))
+    check_plain(parse_row(text, keys))
     names = [name for group in FIELDS.values() for name in group]
-    plain(parse_fields(text, names[: text.count(",") + 1]))
-    plain(parse_slowdown(text))
+    check_plain(parse_fields(text, names[: text.count(",") + 1]))
+    check_plain(parse_slowdown(text))
 
 
 def test_of_two_names_the_first_with_a_value_counts():

@@ -49,6 +49,10 @@ class IProfiler:
         self._made = True
 
 
+SCRATCH = 3 << 20
+"""Bytes that every engine says its kernels need."""
+
+
 class EngineInspector(Strict):
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -80,6 +84,8 @@ class ICudaEngine(Strict):
 
     num_io_tensors = property(lambda self: len(self._tensors))
     num_optimization_profiles = property(lambda self: len(self._told["profiles"]))
+    device_memory_size = property(lambda self: SCRATCH)
+    device_memory_size_v2 = property(lambda self: SCRATCH)
 
     def create_engine_inspector(self) -> Any:
         return self._home["trt"].EngineInspector(self)
