@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,8 @@ def run_estimate(path: Path, flags: Mapping[str, Any], ui: Console) -> None:
     given = {name: tuple(s["opt"]) for name, s in profile.items()}
     shapes = sizes_of(model, given, flags["batch"])
     told = tell(_optimized(model, ui), device, flags["precision"], shapes)
+    if notes := _guessed(model, given):
+        told = replace(told, asked=replace(told.asked, notes=(*notes, *told.asked.notes)))
     if flags["output"] is not None:
         write_text(flags["output"], dump_json(told.to_json()))
     if ui.json:
@@ -201,6 +203,20 @@ def sizes_of(model: Model, given: Shapes, batch: int | None) -> dict[str, tuple[
             shapes[name] = tuple(opened)
     resolve_shapes(model, {name: ShapeRange(s, s, s) for name, s in shapes.items()})
     return shapes
+
+
+def _guessed(model: Model, given: Shapes) -> list[str]:
+    """Say which sizes count as 1 for want of others; the batch is meant to."""
+    return [
+        f"input '{name}' is {spell(shape)}: its open sizes count as 1, which is seldom meant; "
+        f"give them, --opt-shapes {name}:{'x'.join(['1', *_sizes(shape)])}"
+        for name, (_, shape) in model.inputs().items()
+        if name not in given and not all(isinstance(d, int) for d in shape[1:])
+    ]
+
+
+def _sizes(shape: Sequence[object]) -> list[str]:
+    return [str(d) if isinstance(d, int) else "224" for d in shape[1:]]
 
 
 def _optimized(model: Model, ui: Console) -> Model:

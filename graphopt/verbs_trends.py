@@ -105,8 +105,12 @@ def _shifts(points: Sequence[Point], limit: int | None = None) -> list[_Shift]:
     scale, unit = (100.0, "%") if relative else (1.0, points[-1].unit)
     return [
         _Shift(
-            *(place + skipped for place in (found.index, found.first, found.last)),
-            *(size * scale for size in (found.change, found.low, found.high)),
+            found.index + skipped,
+            found.first + skipped,
+            found.last + skipped,
+            found.change * scale,
+            found.low * scale,
+            found.high * scale,
             unit,
             found.p,
         )

@@ -67,7 +67,7 @@ def percentiles(parts: Sequence[Floats], q: float, weights: Floats) -> Floats:
 
 
 def log(values: Floats) -> Floats:
-    # A tail of zeros, where the clock is coarse, is as fast as the shortest time there is.
+    """Return logarithms; a tail of zeros, of a coarse clock, is the shortest time there is."""
     found: Floats = np.log(np.maximum(values, np.finfo(np.float64).tiny))
     return found
 

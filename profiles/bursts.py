@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from graphopt.errors import EnvironmentProblem
+from graphopt.files import uninterrupted
 
 # ONNX Runtime's, CUDA's, PyCUDA's, TensorRT's and C++'s words for it.
 _MEMORY = re.compile(
@@ -124,10 +125,12 @@ def together(
     # Not join(): until Python 3.13, once interrupted it takes a running thread for one that ended.
     running: list[threading.Event] = []
     try:
-        for _ in range(count):
-            ended = threading.Event()
-            threading.Thread(target=begin, args=(ended,), daemon=True).start()
-            running.append(ended)
+        # An interrupt between a start and its entry here would leave a thread behind.
+        with uninterrupted():
+            for _ in range(count):
+                ended = threading.Event()
+                threading.Thread(target=begin, args=(ended,), daemon=True).start()
+                running.append(ended)
         for ended in running:
             ended.wait()
     except RuntimeError as problem:

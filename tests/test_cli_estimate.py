@@ -127,6 +127,17 @@ def test_nothing_left_to_run_takes_no_time(
     assert (value["ms"], value["throughput"], value["layers"]) == (0, None, [])
 
 
+def test_open_sizes_that_count_as_1_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = save("(float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }", tmp_path / "f")
+    assert call(free, "--device", "t4") == 0
+    told = capsys.readouterr().out
+    assert "open sizes count as 1" in told and "--opt-shapes x:1x3x224x224" in told
+    assert call(free, "--device", "t4", "--opt-shapes", "x:1x3x8x8") == 0
+    assert "count as 1" not in capsys.readouterr().out
+
+
 def test_an_input_that_holds_nothing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -348,6 +348,12 @@ def test_more_threads_than_cores_are_warned_of(
     assert "--threads 2, and 1 core: they wait for one another" in capsys.readouterr().err
 
 
+def test_warnings_that_differ_in_figures_are_told_once() -> None:
+    from graphopt.profiling.there import _once
+
+    assert _once(["4.5 of 2", "4.41 of 2", "hot", "hot"]) == ("4.5 of 2", "hot")
+
+
 def test_a_run_that_is_none_is_refused() -> None:
     run = Measured(Sweep((LatencyProfile((1.0,)),))).run(Path("net.onnx")).to_json()
     with pytest.raises(UsageError, match="not a valid run"):

@@ -41,6 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                     "--metrics", "metrics.json", "--bmf", "bmf.json", "-q") == 0  # fmt: skip
         assert call(*build, "--min-sqnr", "190", "--int8", "-o", "failed", "-q") == 1
         assert call("optimize", "net.onnx", "-o", "plain", "-q") == 0
+        assert call("optimize", "net.onnx", "--device", "t4", "-o", "device", "-q") == 0
         assert call("analyze", "net.onnx", *data, "--ratios", "0.5", "--samples", "8",
                     "-o", "sensitivity.json", "-q") == 0  # fmt: skip
         short = ("--duration", "0.05", "--warm-up", "1", "-q")
@@ -134,6 +135,13 @@ def test_files_of_a_build(work: Path) -> None:
     for profile in read(work / "out" / "report.json")["latency"].values():
         check("latency", profile)
     check("metrics", read(work / "metrics.json"))
+
+
+def test_the_roofline_of_a_report_is_an_estimate(work: Path) -> None:
+    assert "roofline" not in read(work / "plain" / "report.json")
+    report = read(work / "device" / "report.json")
+    check("report", report)
+    check("estimate", report["roofline"])
 
 
 def test_the_run_of_a_build(work: Path) -> None:

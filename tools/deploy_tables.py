@@ -8,12 +8,12 @@ python tools/deploy_tables.py --write    bring it up to date
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pages import table, up_to_date, with_tables
 
 from graphopt.engines import ENGINES, ShapeRange
 from graphopt.engines.releases import DLA, RELEASES, Version, spell_version
@@ -21,7 +21,6 @@ from graphopt.engines.target import Target, rtx_target, target_of
 from graphopt.engines.trtexec.command import Request, Timing, command
 from graphopt.engines.trtexec.features import Features
 from graphopt.errors import GraphoptError, UsageError
-from graphopt.files import write_text
 from graphopt.profiles import DeviceProfile, load_device
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
@@ -250,41 +249,14 @@ def _flags_text(version: Version, asked: Request, beside: Request | None) -> str
     return " ".join(f"`{flag}`" for flag in flags) or "nothing"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def updated(text: str) -> str:
-    """Return a page with each table between its marks made anew.
+    """Return the page with each part between its marks made anew.
 
     Raises:
         ValueError: the page has not the marks.
     """
-    for name, made in (("devices", devices_table()), ("flags", flags_table())):
-        marks = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-        pattern = re.compile(f"{re.escape(marks[0])}\n.*?{re.escape(marks[1])}", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise ValueError(f"the page has not one '{marks[0]}' … '{marks[1]}'")
-        new = f"{marks[0]}\n{made}\n{marks[1]}"
-        text = pattern.sub(lambda _, new=new: new, text)
-    return text
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="bring the page up to date")
-    args = parser.parse_args()
-    text = PAGE.read_text(encoding="utf-8")
-    new = updated(text)
-    if args.write:
-        write_text(PAGE, new)
-    elif new != text:
-        print(f"{PAGE.name} is not up to date: python tools/deploy_tables.py --write")
-        return 1
-    return 0
+    return with_tables(text, {"devices": devices_table(), "flags": flags_table()})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(up_to_date(PAGE, updated, __doc__, "deploy_tables.py"))

@@ -6,15 +6,13 @@ python tools/device_tables.py --write    bring it up to date
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy_tables import table
+from pages import table, up_to_date, with_tables
 
-from graphopt.files import write_text
 from graphopt.profiles import DeviceProfile, devices, load_device
 from graphopt.verbs_devices import figures, span_of
 
@@ -89,35 +87,15 @@ def _number(value: float | None) -> str:
 
 
 def updated(text: str) -> str:
-    """Return a page with each part between its marks made anew.
+    """Return the page with each part between its marks made anew.
 
     Raises:
         ValueError: the page has not the marks.
     """
-    made = {"devices": devices_table(), "modes": modes_table(), "sources": sources_list()}
-    for name, new in made.items():
-        marks = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-        pattern = re.compile(f"{re.escape(marks[0])}\n.*?{re.escape(marks[1])}", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise ValueError(f"the page has not one '{marks[0]}' … '{marks[1]}'")
-        part = f"{marks[0]}\n{new.rstrip()}\n{marks[1]}"
-        text = pattern.sub(lambda _, part=part: part, text)
-    return text
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="bring the page up to date")
-    args = parser.parse_args()
-    text = PAGE.read_text(encoding="utf-8")
-    new = updated(text)
-    if args.write:
-        write_text(PAGE, new)
-    elif new != text:
-        print(f"{PAGE.name} is not up to date: python tools/device_tables.py --write")
-        return 1
-    return 0
+    return with_tables(
+        text, {"devices": devices_table(), "modes": modes_table(), "sources": sources_list()}
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(up_to_date(PAGE, updated, __doc__, "device_tables.py"))

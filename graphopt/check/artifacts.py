@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnx
 
 from graphopt.engines.header import is_engine
 from graphopt.engines.sidecar import find_sidecar, read_json
-from graphopt.errors import UsageError
+from graphopt.errors import GraphoptError, UsageError
 from graphopt.files import sha256
 from graphopt.registry import did_you_mean
 from graphopt.wording import one_line
@@ -86,6 +87,38 @@ def look_at(path: Path) -> Item:
         raise UsageError(f"cannot read {one_line(path)}: {problem.strerror}") from problem
     source = (find_sidecar(path) or {}).get("source_digest")
     return Item(path, engine, size, digest, source if isinstance(source, str) else "")
+
+
+@contextmanager
+def unchanged(*items: Item) -> Iterator[None]:
+    """Refuse what was measured if a file is not, in the end, what it was: it is opened anew often.
+
+    Raises:
+        UsageError: one was written, replaced or removed meanwhile.
+    """
+    before = [_mark(item.path) for item in items]
+    try:
+        yield
+    except GraphoptError as problem:
+        _same(items, before, problem)
+        raise
+    _same(items, before, None)
+
+
+def _same(items: Sequence[Item], before: Sequence[object], cause: GraphoptError | None) -> None:
+    for item, mark in zip(items, before, strict=True):
+        if _mark(item.path) != mark:
+            raise UsageError(
+                f"{one_line(item.path)} was changed or removed while it was checked: check again"
+            ) from cause
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 def external_bytes(path: Path) -> int:

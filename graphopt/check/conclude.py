@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from graphopt.check.artifacts import Item, find, look_at
+from graphopt.check.artifacts import Item, find, look_at, unchanged
 from graphopt.check.gates import (
     Judged,
     TimeGate,
@@ -105,13 +105,18 @@ def _against_file(
         notes.append("an engine and a model are timed by different clocks: GPU and wall")
     for note in notes:
         ui.warn(note)
+    if not gates[0].asked:
+        ui.warn(
+            "--max-regression 0 is met by a faster candidate alone: one as fast stays inconclusive"
+        )
     if not request.remote and not (base.engine and cand.engine) and request.threads is None:
         ui.info(
             f"ONNX Runtime runs on {counted(THREADS, 'thread')}, which tells small changes best; "
             "--threads N takes as many as in production"
         )
     measure = pair_there if request.remote else pair_here
-    found = measure(base, cand, request, gates, ui)
+    with unchanged(base, cand):
+        found = measure(base, cand, request, gates, ui)
     outcome = found.outcome
     assert outcome is not None  # Of two files it is always there.
     judged = []
@@ -170,13 +175,16 @@ def _against_stored(
         )
     request = _as_stored(request, run)
     threads = request.threads or THREADS
-    if request.remote:
-        found = alone_there(cand, request, ui)
-        refuse_another(base, found.environment)
-    else:
-        refuse_another(base, environment_here(cand.path, request, threads, ui))
-        ui.info(f"timing, for {request.seconds:g} s at most; threads as {base.where}: {threads}")
-        found = alone_here(cand, request, threads, ui)
+    with unchanged(cand):
+        if request.remote:
+            found = alone_there(cand, request, ui)
+            refuse_another(base, found.environment)
+        else:
+            refuse_another(base, environment_here(cand.path, request, threads, ui))
+            ui.info(
+                f"timing, for {request.seconds:g} s at most; threads as {base.where}: {threads}"
+            )
+            found = alone_here(cand, request, threads, ui)
     judged = []
     for gate in gates:
         verdict = stored_verdict(gate, base, found.cand_ms, seed=request.seed)

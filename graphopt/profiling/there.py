@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -82,13 +83,21 @@ def measure_there(
         power = measure_power(
             work.engine, path, sizes[asked[0]], flags["power"], say=ui.info, warn=ui.warn
         )
-    warnings = dict.fromkeys(w for each in work.found.values() for t in each for w in t.warnings)
+    warnings = _once(w for each in work.found.values() for t in each for w in t.warnings)
     return Measured(
         Sweep(points, tuple(work.notes)),
         layers if flags["layers"] else None,
         power,
-        tuple(warnings),
+        warnings,
     )
+
+
+def _once(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return one line of each kind: those that differ in figures alone are of one."""
+    found: dict[str, str] = {}
+    for line in lines:
+        found.setdefault(re.sub(r"\d+(\.\d+)?", "#", line), line)
+    return tuple(found.values())
 
 
 class _Work:

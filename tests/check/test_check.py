@@ -147,6 +147,34 @@ def test_a_short_budget_is_told_how_much_would_do(work: Path, call: Call) -> Non
     assert (code, out.splitlines()[-1][:15]) == (1, "fail: min-sqnr:")
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_changes_meanwhile_is_told(
+    how: str, work: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interleave(_base: Any, cand: Any, **_: Any) -> Any:
+        if how == "removed":
+            (work / "other.onnx").unlink()
+            with cand():
+                pass
+        (work / "net.onnx").replace(work / "other.onnx")
+        return interleaved(rounds(1.0))(None, None, **_)
+
+    monkeypatch.setattr("graphopt.check.measured.interleave", interleave)
+    words = ("--baseline", "net.onnx", "--history", "h.db")
+    code, out, err = call("check", "other.onnx", *words)
+    assert (code, out) == (2, ""), err
+    first = {"removed": "other.onnx", "replaced": "net.onnx"}[how]
+    assert f"error: {first} was changed or removed while it was checked: check again" in err
+    assert not (work / "h.db").exists()
+
+
+def test_a_limit_of_zero_is_warned_of(work: Path, call: Call, fake: Any) -> None:
+    fake(0.9)
+    words = ("--baseline", "net.onnx", "--max-regression", "0")
+    code, _, err = call("check", "net.onnx", *words)
+    assert (code, "one as fast stays inconclusive" in err) == (0, True)
+
+
 def test_inputs_that_differ_are_refused(work: Path, call: Call) -> None:
     parse("net (float[N,3] image) => (float[N,3] scores) { scores = Relu(image) }").save("in.onnx")
     parse("net (float16[N,3] x) => (float16[N,3] y) { y = Relu(x) }").save("h.onnx")

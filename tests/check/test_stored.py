@@ -310,6 +310,12 @@ def test_the_flow_of_the_docs(work: Path, call: Call, quick: None) -> None:
         assert code == 0, err
         assert "outputs were not compared" in " ".join(json.loads(out)["notes"])
     assert "threads as run 1 of perf.db" in err
+    # Two files by turns, kept; then the same name alone, where the file is gone.
+    words = (*history, "--store", "v1", "--budget", "2")
+    code, _, err = call("check", "net.onnx", "--baseline", "net.onnx", *words, *wide)
+    assert code == 0, err
+    code, _, err = call("check", "net.onnx", "--baseline", "v1", *history, *wide)
+    assert code == 0, err
     code, _, err = call("check", "net.onnx", "--baseline", "last-good", "--history", "none.db")
     assert (code, "the first run begins it" in err) == (2, True)
 
