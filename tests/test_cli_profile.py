@@ -18,7 +18,7 @@ from graphopt.errors import EnvironmentProblem, UsageError
 from graphopt.files import sha256
 from graphopt.model import Model
 from graphopt.profiles import LatencyProfile
-from graphopt.profiles.layer_times import LayerTimes
+from graphopt.profiles.layer_times import LayerTime, LayerTimes
 from graphopt.profiles.power import PowerResult
 from graphopt.profiles.run import Run
 from graphopt.profiles.sweep import Sweep
@@ -346,6 +346,24 @@ def test_more_threads_than_cores_are_warned_of(
     monkeypatch.setattr("graphopt.profiling.here.cpu_count", lambda: 1)
     assert call("profile", "net.onnx", *QUICK, "--threads", "2") == 0
     assert "--threads 2, and 1 core: they wait for one another" in capsys.readouterr().err
+
+
+def test_layers_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from graphopt.profiling.show import show
+
+    names = [f"/backbone/{'deep/' * 30}conv{i}" for i in (1, 2)]
+
+    def shown(op: str) -> list[str]:
+        found = LayerTimes(tuple(LayerTime(n, op, 1.0, 0.5, 9) for n in names), "s")
+        measured = Measured(Sweep((LatencyProfile((1.0,)),)), found)
+        show(measured, "net.onnx", Console(), max_latency_ms=None, many=False)
+        return capsys.readouterr().out.splitlines()[-3:]
+
+    head, *rows = shown("Conv+BatchNormalization+Relu")
+    assert "op" in head.split() and all(len(row) <= 80 for row in rows)
+    assert "conv1 " in rows[0] and "conv2 " in rows[1] and "…" in rows[0]
+    head, *rows = shown("")
+    assert "op" not in head.split() and all(len(row) <= 80 for row in rows)
 
 
 def test_warnings_that_differ_in_figures_are_told_once() -> None:

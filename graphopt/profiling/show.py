@@ -124,17 +124,30 @@ def _power(power: PowerResult, ui: Console) -> None:
 
 
 def _layers(layers: LayerTimes, ui: Console) -> None:
+    shown = layers.slowest(SLOWEST)
+    ops = any(each.op for each in shown)  # trtexec tells none
     rows = [
-        [one_line(each.name, 80), one_line(each.op, 40), f"{each.median_ms:.4f}",
-         f"{100 * each.share:.1f} %"]
-        for each in layers.slowest(SLOWEST)
-    ]  # fmt: skip
+        [
+            _short(each.name, 40 if ops else 56),
+            *([_short(each.op, 16)] if ops else []),
+            f"{each.median_ms:.4f}",
+            f"{100 * each.share:.1f} %",
+        ]
+        for each in shown
+    ]
     ui.table(
         f"the slowest of {counted(len(layers.layers), 'layer')}, by {layers.source}",
-        ["layer", "op", "median ms", "share"],
+        ["layer", *(["op"] if ops else []), "median ms", "share"],
         rows,
     )
     ui.detail(layers.note)
+
+
+def _short(name: str, most: int) -> str:
+    """Return a name without its middle: layers differ in their ends."""
+    name = one_line(name, 1000)
+    head = most // 3
+    return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
 
 
 def plot(measured: Measured, name: str, max_latency_ms: float | None) -> str:

@@ -87,7 +87,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("version", ["8.5.2", "10.3.0"])
+@pytest.mark.parametrize("version", [pytest.param("8.5.2", marks=pytest.mark.slow), "10.3.0"])
 def test_an_engines_power_on_a_jetson(tool, tmp_path, version):
     jetson.install(tool.meters, stats=(jetson.XAVIER_BUSY,), record=tmp_path / "pids")
     path = engine(tool(version), tmp_path / "m.engine")
