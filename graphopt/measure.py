@@ -85,13 +85,6 @@ class Timings:
         return judge(rounds, 0.0, confidence=confidence, seed=seed)
 
 
-def latencies(
-    candidates: Mapping[str, Model | Path], feeds: Feeds, *, threads: int | None = None
-) -> dict[str, LatencyProfile]:
-    """Time several models on this CPU; see :func:`timings`."""
-    return timings(candidates, feeds, threads=threads).profiles
-
-
 def timings(
     candidates: Mapping[str, Model | Path], feeds: Feeds, *, threads: int | None = None
 ) -> Timings:

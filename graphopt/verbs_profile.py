@@ -23,8 +23,10 @@ SHOWN_ONLY = Path("-")
 
 def run_profile(path: Path, flags: dict[str, Any], ui: Console) -> None:
     """``graphopt profile``."""
+    from graphopt.check.artifacts import find
     from graphopt.profiling.show import plot
 
+    path = find(path)
     asked = points(flags["batch"], flags["streams"])
     written = _outputs(path, flags)
     shapes = parse_one_profile((), flags["opt_shapes"], ())

@@ -314,7 +314,7 @@ def test_the_stages_are_told_in_order(built: tuple[Case, Done]) -> None:
     case, made = built
     mine = {s for c in CASES.values() for s in c.stages}
     assert tuple(s for s in made.stages if s in mine) == case.stages
-    assert made.stages[-2:] == ["verify", "time"]
+    assert made.stages[-3:] == ["verify", "verify-layers", "time"]
 
 
 def test_the_model_is_valid_and_computes_what_the_report_says(built: tuple[Case, Done]) -> None:
@@ -587,13 +587,13 @@ def test_a_preview_places_what_the_build_places(made: dict[str, Done], work: Pat
 def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The models that were timed, by column."""
     seen: dict[str, Any] = {}
-    real = outcome.latencies
+    real = outcome.timings
 
     def spy(candidates: Mapping[str, Any], feeds: Any) -> Any:
         seen.update(candidates)
         return real(candidates, feeds)
 
-    monkeypatch.setattr(outcome, "latencies", spy)
+    monkeypatch.setattr(outcome, "timings", spy)
     return seen
 
 

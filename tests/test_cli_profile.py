@@ -145,7 +145,7 @@ def test_it_goes_to_a_history_and_to_a_pipeline(
         (["net.onnx", "--data", "few.npz", "--batch", "4,8"], 2, "--data has 6 samples"),
         (["net.onnx", "--batch", "4", "--opt-shapes", "image:2x3x16x16"], 2, "leave one of the"),
         (["net.onnx", "--plot", "new.png"], 2, "drawn as SVG, name it .svg"),
-        (["."], 2, "is a folder"),
+        (["."], 2, "is a folder without report.json"),
         (["a.engine"], 4, "a.engine cannot be run here"),
         (["a.engine", "--threads", "2"], 2, "--threads is for ONNX Runtime on the CPU"),
         (["net.onnx", "-o", "few.npz"], 2, "few.npz exists; use --force"),

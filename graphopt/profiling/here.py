@@ -56,8 +56,6 @@ def measure_here(
     from graphopt.opening import opened
     from graphopt.profiles.state import read_state
 
-    if path.is_dir():
-        raise UsageError(f"{one_line(path)} is a folder; name the model or engine in it")
     threads, cores = flags["threads"], cpu_count()
     if threads is not None and is_engine(path):
         raise UsageError(f"--threads is for ONNX Runtime on the CPU: {path.name} is an engine")
