@@ -28,7 +28,7 @@ STOPPING = tuple(
 def output_error(path: Path, problem: OSError) -> OutputError:
     """Turn an ``OSError`` met while writing ``path`` into one line that says what to do."""
     if problem.errno == errno.ENOSPC:
-        return OutputError(f"no space left where {path} is to be: free some, or write elsewhere")
+        return OutputError(f"no space left on the disk that holds {path}: free some")
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"may not write {path}: {problem.strerror}; choose another place")
     return OutputError(f"cannot write {path}: {problem.strerror or problem}")
