@@ -146,7 +146,7 @@ def detection(trials: int) -> list[dict[str, Any]]:
     return rows
 
 
-def page(raw: dict[str, Any], output: str) -> str:
+def page(raw: dict[str, Any], command: str) -> str:
     """Write the tables."""
     killed, added = raw["killed"], raw["add_s"]
     sizes = list(raw["shifts"][0])[2:]
@@ -160,7 +160,7 @@ def page(raw: dict[str, Any], output: str) -> str:
         "Made by:",
         "",
         "```",
-        f"python tools/bench_history.py --output {output}",
+        command,
         "```",
         "",
         "## As a user waits for it",
@@ -237,7 +237,8 @@ def main() -> None:
         "runs": args.runs, "bytes": size, "commands": commands, "add_s": added,
         "killed": killed.to_json(), "shifts": detection(args.trials), "versions": versions(),
     }  # fmt: skip
-    publish(page(raw, str(args.output or "")), raw, args.output)
+    command = shlex.join(["python", "tools/bench_history.py", *sys.argv[1:]])
+    publish(page(raw, command), raw, args.output)
 
 
 if __name__ == "__main__":
