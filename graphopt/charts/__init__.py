@@ -13,7 +13,7 @@ from __future__ import annotations
 from graphopt.charts.bars import Bar, bar_chart
 from graphopt.charts.distributions import Samples, distribution
 from graphopt.charts.histograms import Threshold, histogram
-from graphopt.charts.lines import Mark, Series, line_chart, scatter
+from graphopt.charts.lines import Mark, Series, line_chart
 from graphopt.charts.roofs import Roof, Work, roofline
 from graphopt.charts.svg import STYLE
 
@@ -31,5 +31,4 @@ __all__ = [
     "histogram",
     "line_chart",
     "roofline",
-    "scatter",
 ]

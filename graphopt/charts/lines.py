@@ -69,34 +69,7 @@ def line_chart(
         ValueError: a value is NaN or infinite.
     """
     return _chart(
-        series, marks, True, (title, desc, x_label, y_label), (x_log, y_log, y_zero),
-        (width, height), ident, alone,
-    )  # fmt: skip
-
-
-def scatter(
-    series: Sequence[Series],
-    *,
-    title: str,
-    desc: str = "",
-    x_label: str = "",
-    y_label: str = "",
-    x_log: bool = False,
-    y_log: bool = False,
-    y_zero: bool = False,
-    marks: Sequence[Mark] = (),
-    width: float = 640,
-    height: float = 320,
-    ident: str = "",
-    alone: bool = False,
-) -> str:
-    """Return a chart of dots, those of every second series hollow.
-
-    Raises:
-        ValueError: a value is NaN or infinite.
-    """
-    return _chart(
-        series, marks, False, (title, desc, x_label, y_label), (x_log, y_log, y_zero),
+        series, marks, (title, desc, x_label, y_label), (x_log, y_log, y_zero),
         (width, height), ident, alone,
     )  # fmt: skip
 
@@ -104,7 +77,6 @@ def scatter(
 def _chart(
     series: Sequence[Series],
     marks: Sequence[Mark],
-    joined: bool,
     words: tuple[str, str, str, str],
     kinds: tuple[bool, bool, bool],
     size: tuple[float, float],
@@ -136,7 +108,7 @@ def _chart(
     places = spread(last, 14, TOP, height - BOTTOM)
     for i, one in enumerate(series):
         colour = one.colour or PALETTE[i % len(PALETTE)]
-        _draw(drawing, one, colour, i, joined, x, y)
+        _draw(drawing, one, colour, i, x, y)
         if len(series) > 1:
             drawing.text((x.end + 6, places[i] + 4), names[i], colour, bold=True, full=one.name)
     return drawing.finish()
@@ -156,30 +128,27 @@ def _marks(drawing: Drawing, marks: Sequence[Mark], x: Scale, y: Scale) -> None:
             drawing.text((at + side, y.end + 11), mark.label, "warn", anchor=anchor, size=11)
 
 
-def _draw(
-    drawing: Drawing, one: Series, colour: str, index: int, joined: bool, x: Scale, y: Scale
-) -> None:
+def _draw(drawing: Drawing, one: Series, colour: str, index: int, x: Scale, y: Scale) -> None:
     if one.band and len(one.band) == len(one.points):
         up = [(x(p[0]), y(b[1])) for p, b in zip(one.points, one.band, strict=True)]
         down = [(x(p[0]), y(b[0])) for p, b in zip(one.points, one.band, strict=True)]
         drawing.path(up + down[::-1], colour, filled=0.15)
     at = [(x(a), y(b)) for a, b in one.points]
-    if joined and len(at) > 1:
+    if len(at) > 1:
         drawing.path(at, colour, dash=_DASHES[index % len(_DASHES)])
     labelled = one.labels if len(one.labels) == len(at) else [""] * len(at)
-    if not joined or len(at) <= _MOST_LABELS:
-        for place, label in zip(at, labelled, strict=True):
-            hollow = not joined and index % 2 == 1
-            drawing.dot(place, 3, colour, name=label, hollow=hollow)
-    if len(at) <= _MOST_LABELS:
-        for i, (place, label) in enumerate(zip(at, labelled, strict=True)):
-            if label:
-                late = place[0] > (x.start + x.end) / 2
-                anchor, side = ("end", -6) if late else ("start", 6)
-                # Above the dot, or below where the line to the next one rises through there.
-                beside = at[max(i - 1, 0)] if late else at[min(i + 1, len(at) - 1)]
-                below = joined and (beside[1] < place[1] - 1) and place[1] + 22 < y.start
-                drawing.text(
-                    (place[0] + side, place[1] + (15 if below else -6)), shorten(label, 28), "soft",
-                    anchor=anchor, size=11, full=label,
-                )  # fmt: skip
+    if len(at) > _MOST_LABELS:
+        return
+    for place, label in zip(at, labelled, strict=True):
+        drawing.dot(place, 3, colour, name=label)
+    for i, (place, label) in enumerate(zip(at, labelled, strict=True)):
+        if label:
+            late = place[0] > (x.start + x.end) / 2
+            anchor, side = ("end", -6) if late else ("start", 6)
+            # Above the dot, or below where the line to the next one rises through there.
+            beside = at[max(i - 1, 0)] if late else at[min(i + 1, len(at) - 1)]
+            below = (beside[1] < place[1] - 1) and place[1] + 22 < y.start
+            drawing.text(
+                (place[0] + side, place[1] + (15 if below else -6)), shorten(label, 28), "soft",
+                anchor=anchor, size=11, full=label,
+            )  # fmt: skip

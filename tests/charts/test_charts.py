@@ -26,7 +26,6 @@ from graphopt.charts import (
     histogram,
     line_chart,
     roofline,
-    scatter,
 )
 from graphopt.charts.frame import spread
 from graphopt.charts.scale import brief, scale_of
@@ -34,7 +33,8 @@ from graphopt.charts.svg import COLOURS, shorten, tell_apart
 
 ANY = st.floats(allow_nan=False, allow_infinity=False)
 POSITIVE = st.floats(min_value=5e-324, allow_nan=False, allow_infinity=False)
-TEXT = st.text(max_size=40)
+# A chart that says NaN anywhere is wrong, unless it was told to.
+TEXT = st.text(max_size=40).filter(lambda text: "nan" not in text.lower())
 SOME = settings(max_examples=40, deadline=None)
 
 
@@ -67,11 +67,10 @@ def test_lines_are_well_formed(
     series: list[tuple[str, list[tuple[float, float]]]], title: str, x_log: bool, y_log: bool
 ) -> None:
     given_series = [Series(name, points) for name, points in series]
-    for chart in (line_chart, scatter):
-        svg = chart(given_series, title=title, x_log=x_log, y_log=y_log, marks=[Mark(1, "x")])
-        checked(svg)
-        again = chart(given_series, title=title, x_log=x_log, y_log=y_log, marks=[Mark(1, "x")])
-        assert svg == again
+    svg = line_chart(given_series, title=title, x_log=x_log, y_log=y_log, marks=[Mark(1, "x")])
+    checked(svg)
+    again = line_chart(given_series, title=title, x_log=x_log, y_log=y_log, marks=[Mark(1, "x")])
+    assert svg == again
 
 
 @SOME
@@ -115,7 +114,7 @@ def test_rooflines_are_well_formed(
     "chart",
     [
         lambda v: line_chart([Series("a", [(1.0, v)])], title="t"),
-        lambda v: scatter([Series("a", [(v, 1.0)])], title="t"),
+        lambda v: line_chart([Series("a", [(v, 1.0)])], title="t"),
         lambda v: line_chart([Series("a", [(1, 1)], band=[(v, 1)])], title="t"),
         lambda v: line_chart([Series("a", [(1, 1)])], title="t", marks=[Mark(v, "m")]),
         lambda v: bar_chart([Bar("a", 1.0, v)], title="t"),
