@@ -21,7 +21,7 @@ from graphopt.errors import GateError
 from graphopt.files import write_bytes, write_text
 from graphopt.linting import lint_model, say_lint
 from graphopt.model import Model
-from graphopt.optimize import Optimized, optimize
+from graphopt.optimize import Optimized, optimize, precision_of
 from graphopt.outcome import Outcome
 from graphopt.output import CACHE, CONTACT_SHEET, MODEL, RECIPE, TABLE, staged
 from graphopt.plan import BuildPlan, Request
@@ -187,7 +187,11 @@ def warn_of_pruning(plan: BuildPlan, done: Optimized, ui: Console) -> None:
         return
     goal = f"{100 * wanted.ratio:g} % asked" if wanted.ratio else f"asked: {asked}"
     if done.plan.reached is not None:
-        what = done.plan.target.kind if done.plan.target is not None else "cost"
+        what: str = done.plan.target.kind if done.plan.target is not None else "cost"
+        if what == "latency":
+            # A model without Q/DQ is taken to run in FP16 there.
+            there = precision_of(plan.request.recipe, plan.device)
+            what += f", an estimate in {there} on {plan.device.name},"
         goal += f"; {100 * done.plan.reached:.1f} % of {what} remain"
     ui.info(
         f"pruned {before} -> {after} channels in {len(groups)} groups "

@@ -650,3 +650,14 @@ def test_optimize_takes_no_option_of_building(
 ) -> None:
     assert call("optimize", "net.onnx", *flag, "-o", str(tmp_path / "o")) == 2
     assert f"{flag[0]} is about building, and optimize builds no engine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("also", "told"), [([], "fp16"), (["--int8", "--synthetic"], "int8")])
+def test_a_share_of_the_latency_says_in_which_precision_it_is_estimated(
+    also: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = conv_net(256).save(tmp_path / "wide.onnx")
+    words = [str(path), "--prune-to", "latency=0.95", "--device", "t4", "--dry-run", *also]
+    assert call("optimize", *words) == 0
+    said = "".join(capsys.readouterr())
+    assert f"of latency, an estimate in {told} on t4, remain" in said
